@@ -1,0 +1,339 @@
+"""A worker's data plane: the loop of turns, and what the control plane may do to it.
+
+Everything here but ``snapshot`` and ``slow_entries`` is called by the worker's own thread, so
+nothing is locked. Those two only read, from any thread: counters that are a turn old at worst.
+"""
+
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
+from libc.stdint cimport int64_t, uint16_t, uint32_t, uint64_t
+from libc.stdlib cimport free
+from libc.string cimport memcpy, memset, strerror
+
+from proxy.buffers cimport clear_pool, length, resize
+from proxy.dispatch cimport Dispatcher
+from proxy.model cimport (
+    CLOSED, ENDED, FAILED, LATENCY_BUCKETS, MAX_COMMANDS, NO_REFRESH, NO_SERVER, OPEN, READY,
+    SLOTS, SLOW_BYTES, SLOW_ENTRIES, UPSTREAM, Cluster, CommandStats, Conn, Core, Histogram,
+    Request, Server, Session, SlowEntry, Upstream,
+)
+from proxy.reactor cimport reactor_close, reactor_open, turn
+from proxy.sessions cimport close_session, open_session
+from proxy.settle cimport next_timeout, settle, sweep
+from proxy.upstreams cimport (
+    break_upstream, free_server, read_replies, server_named, upstream_for, upstream_opened,
+    upstream_refused,
+)
+
+import logging
+
+log = logging.getLogger("proxy.dataplane")
+
+cdef enum:
+    REFRESH_PAUSE = 20_000_000      # ns between two refreshes asked for
+
+REFRESH_REASONS = (
+    "", "redirected", "connection lost", "server is not ready", "no server for a slot")
+
+
+cdef class DataPlane(Dispatcher):
+    """Sessions and upstreams of one worker.
+
+    ``owner`` answers for it in Python: ``mail()`` when the mailbox eventfd was written to,
+    ``dial(cluster, server, protocol, number)``, ``refresh(cluster, reason)``,
+    ``client(session, fd, cluster)``, ``answer(client, cluster, args)`` and
+    ``refuse(verdict, command, args)``.
+    """
+
+    cdef Conn mailbox
+
+    def __init__(self, owner, int mailbox, config, int workers):
+        cdef Core *core = &self.core
+        proxy = config.proxy
+        self.owner = owner
+        core.limits.request.inline_length = proxy.max_inline_length
+        core.limits.request.arguments = proxy.max_arguments
+        core.limits.request.bulk_length = proxy.max_bulk_length
+        core.limits.request.query_length = proxy.query_limit
+        core.limits.pipeline = proxy.max_pipeline
+        core.limits.pipeline_bytes = proxy.pipeline_bytes
+        core.limits.output_pause = proxy.output_pause
+        core.limits.output_limit = proxy.output_limit
+        core.limits.read_timeout = proxy.read_timeout * 1_000_000
+        core.limits.write_timeout = proxy.write_timeout * 1_000_000
+        core.clusters = <Cluster **>resize(NULL, max(1, len(config.clusters)) * sizeof(void *))
+        for cluster in config.clusters:
+            self._add_cluster(cluster, -(-cluster.node_connections // workers))
+        if not reactor_open(core, mailbox, &self.mailbox):
+            raise OSError("epoll can't be opened")
+
+    def _add_cluster(self, config, int connections):
+        cdef Cluster *cluster = <Cluster *>resize(NULL, sizeof(Cluster))
+        cdef uint32_t slot
+        memset(cluster, 0, sizeof(Cluster))
+        cluster.core = &self.core
+        cluster.index = self.core.cluster_count
+        cluster.connections = max(1, connections)
+        cluster.epoch = 1
+        for slot in range(SLOTS):
+            cluster.owners[slot] = NO_SERVER
+        cluster.read_timeout = config.read_timeout * 1_000_000
+        cluster.write_timeout = config.write_timeout * 1_000_000
+        cluster.slower_than = config.slowlog_slower_than * 1_000
+        cluster.commands = <CommandStats *>resize(NULL, MAX_COMMANDS * sizeof(CommandStats))
+        memset(cluster.commands, 0, MAX_COMMANDS * sizeof(CommandStats))
+        if cluster.slower_than:
+            cluster.slow = <SlowEntry *>resize(NULL, SLOW_ENTRIES * sizeof(SlowEntry))
+            memset(cluster.slow, 0, SLOW_ENTRIES * sizeof(SlowEntry))
+        self.core.clusters[cluster.index] = cluster
+        self.core.cluster_count += 1
+
+    def __dealloc__(self):
+        cdef Core *core = &self.core
+        cdef Cluster *cluster
+        cdef Request *request
+        cdef uint32_t i, n
+        while core.sessions != NULL:
+            close_session(core, core.sessions)
+        for i in range(core.cluster_count):
+            cluster = core.clusters[i]
+            for n in range(cluster.server_count):
+                free_server(core, cluster.servers[n])
+            free(cluster.servers)
+            free(cluster.commands)
+            free(cluster.slow)
+            free(cluster)
+        free(core.clusters)
+        for i in range(core.dead.count):
+            free(core.dead.items[i])
+        while core.free_requests != NULL:
+            request = core.free_requests
+            core.free_requests = request.next
+            free(request.reply)
+            free(request)
+        if self.mailbox.fd:
+            reactor_close(core)
+        clear_pool(&core.pool)
+
+    # --- the loop ----------------------------------------------------------------------------
+
+    def run(self) -> None:
+        """Turns until ``stop``. The GIL is only taken for what needs Python."""
+        cdef Core *core = &self.core
+        with nogil:
+            while not core.stopped:
+                turn(core, next_timeout(core))
+                self._decide()
+
+    cdef void _decide(self) noexcept nogil:
+        cdef Core *core = &self.core
+        cdef Session *session
+        cdef size_t i
+        if core.mail:
+            core.mail = False
+            with gil:
+                self._call("mail")
+        self._serve_ready()
+        settle(core)
+        sweep(core)
+        while core.woken.count or core.ready.count:
+            i = 0
+            while i < core.woken.count:
+                session = <Session *>core.woken.items[i]
+                session.woken = False
+                if not session.conn.flags & CLOSED:
+                    self.serve(session)
+                i += 1
+            core.woken.count = 0
+            self._serve_ready()
+        if core.dials.count:
+            self._ask_for_dials()
+        self._ask_for_refresh()
+
+    cdef void _serve_ready(self) noexcept nogil:
+        cdef Core *core = &self.core
+        cdef Conn *conn
+        cdef size_t i = 0
+        while i < core.ready.count:
+            conn = core.ready.items[i]
+            conn.flags &= ~READY
+            if not conn.flags & CLOSED:
+                if conn.kind == UPSTREAM:
+                    self._serve_upstream(<Upstream *>conn)
+                else:
+                    self.serve(<Session *>conn)
+            i += 1
+        core.ready.count = 0
+
+    cdef void _serve_upstream(self, Upstream *upstream) noexcept nogil:
+        if length(&upstream.conn.input):
+            read_replies(&self.core, upstream)
+        if upstream.state == OPEN:
+            if upstream.conn.flags & FAILED:
+                break_upstream(&self.core, upstream, strerror(upstream.conn.error))
+            elif upstream.conn.flags & ENDED:
+                break_upstream(&self.core, upstream, b"closed the connection")
+
+    def _call(self, str name, *args):
+        """A bug in the owner must not end the thread in silence: it is logged, the loop goes on."""
+        try:
+            getattr(self.owner, name)(*args)
+        except Exception:
+            log.exception("%s%r", name, args)
+
+    cdef void _ask_for_dials(self) noexcept with gil:
+        cdef size_t i
+        cdef Upstream *upstream
+        for i in range(self.core.dials.count):
+            upstream = <Upstream *>self.core.dials.items[i]
+            self._call(
+                "dial", upstream.server.cluster.index, upstream.server.name.decode(),
+                upstream.protocol, upstream.number)
+        self.core.dials.count = 0
+
+    cdef void _ask_for_refresh(self) noexcept nogil:
+        cdef Core *core = &self.core
+        cdef Cluster *cluster
+        cdef uint32_t i
+        for i in range(core.cluster_count):
+            cluster = core.clusters[i]
+            if cluster.refresh != NO_REFRESH and core.now >= cluster.refresh_at:
+                cluster.refresh_at = core.now + REFRESH_PAUSE
+                with gil:
+                    self._call("refresh", cluster.index, REFRESH_REASONS[cluster.refresh])
+                cluster.refresh = NO_REFRESH
+
+    # --- what the control plane does to it ---------------------------------------------------
+
+    cdef Server *_server(self, int cluster, str name):
+        cdef bytes encoded = name.encode()
+        return server_named(
+            self.core.clusters[cluster], PyBytes_AS_STRING(encoded), PyBytes_GET_SIZE(encoded))
+
+    def add_session(self, int cluster, int fd, uint64_t id) -> None:
+        """Takes a client's nonblocking socket; it is closed here from now on."""
+        open_session(&self.core, self.core.clusters[cluster], fd, id)
+
+    def set_topology(self, int cluster, list shards, list servers) -> None:
+        """Takes who owns what: shards as (server, [(first slot, last slot), …]), and all servers."""
+        cdef Cluster *c = self.core.clusters[cluster]
+        cdef uint16_t owners[SLOTS]
+        cdef Server *server
+        cdef uint32_t i
+        cdef int slot, first, last
+        cdef bint changed = not c.known
+        for i in range(SLOTS):
+            owners[i] = NO_SERVER
+        for i in range(c.server_count):
+            c.servers[i].listed = c.servers[i].owns = False
+        for name in servers:
+            self._server(cluster, name).listed = True
+        for name, ranges in shards:
+            server = self._server(cluster, name)
+            server.listed = True
+            for first, last in ranges:
+                server.owns = True
+                for slot in range(first, last + 1):
+                    owners[slot] = server.index
+        for i in range(SLOTS):
+            if c.owners[i] != owners[i]:
+                c.owners[i] = owners[i]
+                changed = True
+        if changed:
+            c.epoch += 1
+        c.known = True
+        self.core.settle_at = 0
+
+    def eject(self, int cluster, str name, bint ejected) -> None:
+        """Keeps requests off a server that fails its pings, or lets them on it again."""
+        self._server(cluster, name).ejected = ejected
+        self.core.settle_at = 0
+
+    def opened(self, int cluster, str name, int protocol, int number, int fd) -> None:
+        """Takes a connection to a server, nonblocking and already greeted."""
+        upstream_opened(
+            &self.core, upstream_for(self._server(cluster, name), protocol, number), fd)
+        self.core.settle_at = 0
+
+    def refused(self, int cluster, str name, int protocol, int number, str why) -> None:
+        """Takes note that a connection to a server could not be made."""
+        upstream_refused(
+            &self.core, upstream_for(self._server(cluster, name), protocol, number), why.encode())
+
+    def drain(self) -> None:
+        """Ends every session as soon as nothing of it is in flight."""
+        self.core.draining = True
+        self.core.sweep_at = 0
+
+    def stop(self) -> None:
+        """Has ``run`` return after this turn."""
+        self.core.stopped = True
+
+    # --- what others may read ----------------------------------------------------------------
+
+    @property
+    def sessions_closed(self) -> int:
+        return self.core.sessions_closed
+
+    def snapshot(self, int cluster) -> dict:
+        """Counters of a cluster; see dataplane.pyi for their names and units."""
+        cdef Cluster *c = self.core.clusters[cluster]
+        cdef Server *server
+        cdef uint32_t i, n
+        servers = []
+        for i in range(c.server_count):
+            server = c.servers[i]
+            if server.listed:
+                servers.append((
+                    server.name.decode(),
+                    sum([server.upstreams[n].state == OPEN for n in range(2 * c.connections)]),
+                    server.lost, server.refused, bool(server.ejected), _histogram(&server.latency)))
+        return {
+            "sessions": c.sessions,
+            "epoch": c.epoch,
+            "moved": c.moved,
+            "asked": c.asked,
+            "retried": c.retried,
+            "timeouts": c.timeouts,
+            "unknown_outcomes": c.unknown_outcomes,
+            "output_overflows": c.output_overflows,
+            "protocol_errors": c.protocol_errors,
+            "commands": [
+                (i, c.commands[i].errors, _histogram(&c.commands[i].latency))
+                for i in range(MAX_COMMANDS) if c.commands[i].latency.count],
+            "servers": servers,
+        }
+
+    def totals(self) -> dict:
+        """Counters of the worker as a whole."""
+        return {
+            "turns": self.core.turns,
+            "bytes_in": self.core.bytes_in,
+            "bytes_out": self.core.bytes_out,
+            "buffer_bytes": self.core.pool.held,
+        }
+
+    def slow_entries(self, int cluster, uint64_t after) -> list:
+        """Slow requests numbered above ``after`` that are still remembered, oldest first:
+        (number, session, age ns, total ns, waiting ns, server, request size, its first bytes)."""
+        cdef Cluster *c = self.core.clusters[cluster]
+        cdef SlowEntry entry
+        cdef uint64_t number, count = c.slow_count
+        found = []
+        if c.slow == NULL:
+            return found
+        for number in range(max(after, count - SLOW_ENTRIES if count > SLOW_ENTRIES else 0), count):
+            memcpy(&entry, &c.slow[number % SLOW_ENTRIES], sizeof(SlowEntry))
+            # One that is being written, or has been written over since, is passed over.
+            if entry.sequence == number + 1 == c.slow[number % SLOW_ENTRIES].sequence:
+                found.append((
+                    number + 1, entry.session, self.core.now - entry.ended, entry.total,
+                    entry.waiting, c.servers[entry.server].name.decode(), entry.size,
+                    entry.shown[:min(entry.size, <uint32_t>SLOW_BYTES)]))
+        return found
+
+
+cdef tuple _histogram(Histogram *histogram):
+    cdef int i
+    return (
+        histogram.count, histogram.nanoseconds,
+        [histogram.buckets[i] for i in range(LATENCY_BUCKETS)])

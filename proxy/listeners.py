@@ -1,0 +1,89 @@
+"""Listening sockets of clusters, and the clients' sockets they bring."""
+
+import errno
+import socket
+from pathlib import Path
+
+from proxy.address import Address
+from proxy.config import ClusterConfig
+
+BACKLOG = 4096
+"""Connections the kernel may keep for us; it takes the smaller of this and net.core.somaxconn."""
+
+OUT_OF_DESCRIPTORS = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
+
+
+class Listener:
+    """The listening socket of one cluster."""
+
+    def __init__(self, cluster: int, config: ClusterConfig) -> None:
+        """Listens at once; raises OSError, with the address in its text, when it can't."""
+        self.cluster = cluster
+        self.address = config.listen_addr
+        try:
+            self.socket = (
+                _listen_tcp(self.address) if isinstance(self.address, Address) else _listen_unix(Path(self.address))
+            )
+        except OSError as error:
+            raise OSError(error.errno, f"cluster {config.name}: listen on {self.address}: {error.strerror}") from error
+        self.socket.setblocking(False)
+
+    @property
+    def port(self) -> int:
+        """0 for a unix listener."""
+        return self.address.port if isinstance(self.address, Address) else 0
+
+    def close(self) -> None:
+        self.socket.close()
+        if not isinstance(self.address, Address):
+            Path(self.address).unlink(missing_ok=True)
+
+
+def _listen_tcp(address: Address) -> socket.socket:
+    family = socket.AF_INET6 if ":" in address.host else socket.AF_INET
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind((address.host, address.port))
+        listener.listen(BACKLOG)
+    except OSError:
+        listener.close()
+        raise
+    return listener
+
+
+def _listen_unix(path: Path) -> socket.socket:
+    """A socket file that nobody listens on any more is replaced; one in use is not."""
+    if path.is_socket():
+        with socket.socket(socket.AF_UNIX) as probe:
+            try:
+                probe.connect(str(path))
+            except ConnectionRefusedError:
+                path.unlink()
+            else:
+                raise OSError(errno.EADDRINUSE, "another process listens on it")
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        listener.bind(str(path))
+        listener.listen(BACKLOG)
+    except OSError:
+        listener.close()
+        raise
+    return listener
+
+
+def prepare(client: socket.socket, keepalive: int) -> None:
+    """Makes a client's socket ready for a worker; ``keepalive`` is in ms, 0 turns it off.
+
+    A load balancer drops idle flows without a word: probes keep them known, and find dead peers.
+    """
+    client.setblocking(False)
+    if client.family == socket.AF_UNIX:
+        return
+    client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    if keepalive:
+        seconds = max(1, keepalive // 1000)
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        client.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, seconds)
+        client.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, max(1, seconds // 3))
+        client.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, 3)

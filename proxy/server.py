@@ -1,0 +1,357 @@
+"""The process: listeners, signals and timers in the main thread, and everything it starts and ends."""
+
+import itertools
+import logging
+import os
+import resource
+import selectors
+import signal
+import socket
+import sys
+import time
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+from prometheus_client import GC_COLLECTOR, PLATFORM_COLLECTOR, PROCESS_COLLECTOR, CollectorRegistry, generate_latest
+from prometheus_client.exposition import CONTENT_TYPE_LATEST
+
+from proxy import __version__
+from proxy.address import Address
+from proxy.answers import Facts
+from proxy.commands import TABLE
+from proxy.config import Config, Options
+from proxy.control import Connection, ReplyError
+from proxy.dialer import Dialer
+from proxy.listeners import OUT_OF_DESCRIPTORS, Listener, prepare
+from proxy.metrics import ClusterState, ProcessState, ProxyCollector
+from proxy.slowlog import SlowLogFile, report
+from proxy.stat_server import Page, StatServer, json_page, thread_stacks
+from proxy.topology import Topology, TopologyThread
+from proxy.worker import Worker
+
+log = logging.getLogger("proxy.server")
+
+TOO_MANY_CLIENTS = b"-ERR max number of clients reached\r\n"
+ACCEPTS_AT_ONCE = 64
+ACCEPT_PAUSE = 0.2
+"""Seconds accepting rests when descriptors have run out."""
+TICK = 1.0
+"""Seconds between two looks at whether the workers are alive."""
+ENDING_TICK = 0.02
+
+
+class Server:
+    """Everything one process runs."""
+
+    def __init__(self, config: Config, options: Options) -> None:
+        """Listens on every address; raises OSError when one can't be had."""
+        self.config = config
+        self._ids = itertools.count(1)
+        self._accepted = self._rejected = self._accept_pauses = 0
+        self._draining = False
+        self._started = time.time()
+        self._table = TABLE
+        self._learnt: set[tuple[int, str]] = set()
+        self._topology_changes = [0] * len(config.clusters)
+        self._listeners: list[Listener] = []
+        self._stat_servers: list[StatServer] = []
+        self._slow_file: SlowLogFile | None = None
+        self._selector = selectors.DefaultSelector()
+        _raise_descriptor_limit()
+        count = config.proxy.threads or len(os.sched_getaffinity(0))
+        self._dialer = Dialer()
+        self._workers = [Worker(n, count, config, self, self._dialer) for n in range(count)]
+        self._topologies = [
+            TopologyThread(cluster, partial(self._publish, index), partial(self._report, index))
+            for index, cluster in enumerate(config.clusters)
+        ]
+        try:
+            for index, cluster in enumerate(config.clusters):
+                self._listeners.append(Listener(index, cluster))
+            self._open_stat_servers()
+            if options.slowlog:
+                self._slow_file = SlowLogFile(
+                    Path(options.slowlog),
+                    options.slower_max_bytes,
+                    options.slower_backup_count,
+                    [cluster.name for cluster in config.clusters],
+                    self._workers,
+                )
+        except OSError:
+            self._close_listeners()
+            raise
+
+    def _open_stat_servers(self) -> None:
+        stat: dict[str, Page] = {
+            "/healthz": self._health,
+            "/slowlog": lambda: json_page(
+                200, report([cluster.name for cluster in self.config.clusters], self._workers)
+            ),
+        }
+        if self.config.proxy.use_metrics:
+            stat["/metrics"] = self._metrics_page()
+        pprof: dict[str, Page] = {"/debug/pprof/threads": thread_stacks}
+        pages: dict[Address, dict[str, Page]] = {}
+        for address, part in ((self.config.proxy.stat, stat), (self.config.proxy.pprof, pprof)):
+            if address is not None:
+                pages.setdefault(address, {}).update(part)
+        for address, part in pages.items():
+            try:
+                self._stat_servers.append(StatServer(address, part))
+            except OSError as error:
+                raise OSError(error.errno, f"stat or pprof: listen on {address}: {error.strerror}") from error
+
+    # --- the main loop -----------------------------------------------------------------------
+
+    def run(self) -> int:
+        """Serves until a signal asks to end; returns the exit status."""
+        wake, woken = socket.socketpair()
+        woken.setblocking(False)
+        wake.setblocking(False)
+        signal.set_wakeup_fd(woken.fileno(), warn_on_full_buffer=False)
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT, signal.SIGHUP):
+            signal.signal(number, lambda *_: None)
+        self._selector.register(wake, selectors.EVENT_READ)
+        self._start()
+        try:
+            return self._loop(wake)
+        finally:
+            self._stop()
+            signal.set_wakeup_fd(-1)
+            wake.close()
+            woken.close()
+
+    def _start(self) -> None:
+        for worker in self._workers:
+            worker.set_commands(self._table)
+            worker.start()
+        for topology in self._topologies:
+            topology.start()
+        for stat_server in self._stat_servers:
+            stat_server.start()
+        if self._slow_file:
+            self._slow_file.start()
+        for listener in self._listeners:
+            self._selector.register(listener.socket, selectors.EVENT_READ, listener)
+            cluster = self.config.clusters[listener.cluster]
+            log.info("cluster=%s listening on %s, %d workers", cluster.name, listener.address, len(self._workers))
+
+    def _loop(self, wake: socket.socket) -> int:
+        resume_at: float | None = None
+        while True:
+            for key, _ in self._selector.select(TICK if resume_at is None else ACCEPT_PAUSE):
+                if isinstance(key.data, Listener):
+                    if not self._accept(key.data):
+                        resume_at = time.monotonic() + ACCEPT_PAUSE
+                        self._pause_accepting()
+                        break
+                elif self._take_signals(wake):
+                    return self._end(wake)
+            if resume_at is not None and time.monotonic() >= resume_at:
+                resume_at = None
+                for listener in self._listeners:
+                    self._selector.register(listener.socket, selectors.EVENT_READ, listener)
+            if any(not worker.thread.is_alive() for worker in self._workers):
+                log.critical("a worker ended: so does the process")
+                return 1
+
+    def _take_signals(self, wake: socket.socket) -> bool:
+        """Whether one of the signals that came asks to end."""
+        numbers = set(wake.recv(64))
+        if signal.SIGHUP in numbers:
+            log.warning("SIGHUP: reloading is not supported yet; restart to apply a changed configuration")
+        return bool(numbers & {signal.SIGTERM, signal.SIGINT, signal.SIGQUIT})
+
+    def _accept(self, listener: Listener) -> bool:
+        """Takes the clients that wait; False when descriptors have run out."""
+        limit = self.config.proxy.max_connections
+        for _ in range(ACCEPTS_AT_ONCE):
+            try:
+                client, _ = listener.socket.accept()
+            except BlockingIOError:
+                return True
+            except OSError as error:
+                if error.errno in OUT_OF_DESCRIPTORS:
+                    log.error("accept: %s; accepting pauses", error.strerror)
+                    return False
+                continue  # that client has gone already
+            self._accepted += 1
+            if limit and sum(worker.load for worker in self._workers) >= limit:
+                self._rejected += 1
+                client.setblocking(False)
+                try:
+                    client.send(TOO_MANY_CLIENTS)
+                except OSError:
+                    log.debug("a client that was to be turned away has gone")
+                client.close()
+                continue
+            try:
+                prepare(client, self.config.proxy.tcp_keepalive)
+            except OSError:
+                client.close()
+                continue
+            worker = min(self._workers, key=lambda worker: worker.load)
+            worker.add_session(listener.cluster, client.detach(), next(self._ids))
+        return True
+
+    def _pause_accepting(self) -> None:
+        self._accept_pauses += 1
+        for listener in self._listeners:
+            self._selector.unregister(listener.socket)
+
+    def _end(self, wake: socket.socket) -> int:
+        """Accepts no more, lets what is in flight finish; a second signal does not wait for that."""
+        self._draining = True
+        self._close_listeners()
+        limit = self.config.proxy.shutdown_timeout
+        deadline = time.monotonic() + limit / 1000
+        log.info("ending: %d sessions open", sum(worker.load for worker in self._workers))
+        for worker in self._workers:
+            worker.drain()
+        while open_ := sum(worker.load for worker in self._workers):
+            if time.monotonic() >= deadline:
+                log.warning("%d sessions closed after %d ms", open_, limit)
+                break
+            if any(key.fileobj is wake and self._take_signals(wake) for key, _ in self._selector.select(ENDING_TICK)):
+                break
+        return 0
+
+    def _close_listeners(self) -> None:
+        for listener in self._listeners:
+            listener.close()
+        self._listeners.clear()
+        keys = [key for key in self._selector.get_map().values() if isinstance(key.data, Listener)]
+        for key in keys:
+            self._selector.unregister(key.fileobj)
+
+    def _stop(self) -> None:
+        self._close_listeners()
+        for topology in self._topologies:
+            topology.stop()
+        for worker in self._workers:
+            worker.stop()
+        for worker in self._workers:
+            worker.thread.join(5)
+        self._dialer.close()
+        if self._slow_file:
+            self._slow_file.stop()
+        for stat_server in self._stat_servers:
+            stat_server.stop()
+        self._selector.close()
+
+    # --- called from other threads -----------------------------------------------------------
+
+    def refresh(self, cluster: int, reason: str) -> None:
+        self._topologies[cluster].refresh(reason)
+
+    def facts(self, cluster: int) -> Facts:
+        topology = self._topologies[cluster].current
+        listen = self.config.clusters[cluster].listen_addr
+        return Facts(
+            redis_version=topology.redis_version if topology else "",
+            proxy_version=__version__,
+            started=self._started,
+            tcp_port=listen.port if isinstance(listen, Address) else 0,
+            connected_clients=sum(worker.load for worker in self._workers),
+            max_clients=self.config.proxy.max_connections,
+            max_bulk_length=self.config.proxy.max_bulk_length,
+        )
+
+    def _publish(self, cluster: int, topology: Topology) -> None:
+        self._topology_changes[cluster] += 1
+        for worker in self._workers:
+            worker.set_topology(cluster, topology)
+        if topology.redis_version and (cluster, topology.redis_version) not in self._learnt:
+            self._learn_commands(cluster, topology)
+
+    def _learn_commands(self, cluster: int, topology: Topology) -> None:
+        """Adds the commands these servers know and our table does not: modules, newer servers."""
+        config = self.config.clusters[cluster]
+        limit = config.dial_timeout / 1000 or 5.0
+        for shard in topology.shards:
+            try:
+                with Connection.open(
+                    shard.master,
+                    dial_timeout=limit,
+                    timeout=limit,
+                    user=config.redis_user,
+                    password=config.redis_auth,
+                ) as connection:
+                    table = self._table.extended(connection.call("COMMAND"))
+            except (OSError, ReplyError) as error:
+                log.warning("cluster=%s server=%s COMMAND: %s", config.name, shard.master, error)
+                continue
+            self._learnt.add((cluster, topology.redis_version))
+            if len(table.commands) > len(self._table.commands):
+                log.info(
+                    "cluster=%s %d more commands learnt", config.name, len(table.commands) - len(self._table.commands)
+                )
+                self._table = table
+                for worker in self._workers:
+                    worker.set_commands(table)
+            return
+
+    def _report(self, cluster: int, server: Address, alive: bool) -> None:
+        """Takes what the pings tell of a server."""
+        if self.config.clusters[cluster].ping_auto_eject:
+            for worker in self._workers:
+                worker.eject(cluster, server, not alive)
+
+    def _health(self) -> tuple[int, str, bytes]:
+        """200 only while a client that connects now would be served."""
+        wrong: dict[str, str] = {}
+        if self._draining:
+            wrong["process"] = "ending"
+        if not all(worker.thread.is_alive() for worker in self._workers):
+            wrong["process"] = "a worker has ended"
+        for config, thread in zip(self.config.clusters, self._topologies, strict=True):
+            if thread.current is None:
+                wrong[config.name] = thread.last_error or "no topology yet"
+            elif not thread.current.covered:
+                wrong[config.name] = f"{16384 - thread.current.slots_covered} slots have no server"
+        return json_page(503 if wrong else 200, {"ok": not wrong, "wrong": wrong})
+
+    def _metrics_page(self) -> Page:
+        registry = CollectorRegistry(auto_describe=False)
+        registry.register(ProxyCollector(self._workers, self._state, lambda: self._table))
+        for collector in (PROCESS_COLLECTOR, PLATFORM_COLLECTOR, GC_COLLECTOR):
+            registry.register(collector)
+        return lambda: (200, CONTENT_TYPE_LATEST, generate_latest(registry))
+
+    def _state(self) -> ProcessState:
+        clusters = []
+        for index, (config, thread) in enumerate(zip(self.config.clusters, self._topologies, strict=True)):
+            current = thread.current
+            clusters.append(
+                ClusterState(
+                    config.name,
+                    current.slots_covered if current else 0,
+                    time.monotonic() - thread.fetched_at if current else None,
+                    self._topology_changes[index],
+                    {str(server): count for server, count in thread.ping_failures.items()},
+                )
+            )
+        return ProcessState(clusters, self._accepted, self._rejected, self._accept_pauses)
+
+
+def _raise_descriptor_limit() -> None:
+    """Takes as many descriptors as the system allows this process."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != hard:
+        try:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+        except (OSError, ValueError) as error:
+            log.warning("descriptors stay limited to %d: %s", soft, error)
+
+
+def serve(config: Config, options: Options, started: Callable[[Server], None] | None = None) -> int:
+    """Runs a proxy until it is told to end; returns the exit status."""
+    try:
+        server = Server(config, options)
+    except OSError as error:
+        print(f"redis-proxy: {error.strerror or error}", file=sys.stderr)
+        return 1
+    if started:
+        started(server)
+    return server.run()

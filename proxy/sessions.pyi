@@ -1,0 +1,1 @@
+LATENCY_BOUNDS: tuple[int, ...]

@@ -1,0 +1,180 @@
+"""What is waited for: parked requests that may be sent again, and limits on time."""
+
+from libc.stdint cimport INT64_MAX, int64_t, uint16_t
+from libc.stdio cimport snprintf
+from libc.string cimport strlen
+
+from proxy.buffers cimport append, length
+from proxy.dispatch cimport server_for
+from proxy.model cimport (
+    NO_SLOT, OPEN, PARKED, PAUSED, REFRESH_UNSERVED, REFUSED, Cluster, Core, Request, Server,
+    Session, Upstream,
+)
+from proxy.reactor cimport note_ready
+from proxy.requests cimport drop_saved
+from proxy.sessions cimport (
+    fail, finish, first_leaf, forget_reply, kill_session, leave_settling, next_leaf, wake,
+)
+from proxy.upstreams cimport (
+    begin_request, break_upstream, close_idle, end_request, send_asking, upstream_for, usable, want_refresh,
+)
+
+cdef int64_t SETTLE_INTERVAL = 10_000_000       # ns
+cdef int64_t SWEEP_INTERVAL = 100_000_000       # ns
+
+cdef const char *UNSERVED = b"-CLUSTERDOWN Hash slot not served\r\n"
+cdef const char *UNKNOWN = (
+    b"-CLUSTERDOWN no server of this cluster could be reached yet; the proxy keeps trying\r\n")
+
+
+cdef int next_timeout(const Core *core) noexcept nogil:
+    """How long the next turn may wait, ms."""
+    cdef int64_t due = core.sweep_at
+    if core.settling != NULL and core.settle_at < due:
+        due = core.settle_at
+    if due <= core.now:
+        return 0
+    return <int>((due - core.now + 999_999) // 1_000_000)
+
+
+cdef void settle(Core *core) noexcept nogil:
+    """Sends parked requests again where that can be done now; answers those whose time is up."""
+    cdef Session *session = core.settling
+    cdef Session *after
+    if session == NULL or core.now < core.settle_at:
+        return
+    core.settle_at = core.now + SETTLE_INTERVAL
+    while session != NULL:
+        after = session.next_settling
+        _expire(core, session)
+        if session.parked and session.outstanding == 0:
+            if core.now >= session.retry_at:
+                _send_again(core, session)
+            elif session.retry_at < core.settle_at:
+                core.settle_at = session.retry_at
+        if session.parked == 0:
+            leave_settling(core, session)
+            wake(core, session)
+        session = after
+
+
+cdef void _expire(Core *core, Session *session) noexcept nogil:
+    cdef int64_t limit = session.cluster.read_timeout
+    cdef Request *leaf = first_leaf(session.head)
+    if limit == 0:
+        return
+    while leaf != NULL:
+        if leaf.state == PARKED and core.now - leaf.started >= limit:
+            session.cluster.timeouts += 1
+            _tell_why(core, session, leaf)
+            leaf = first_leaf(session.head)     # the queue may have moved on
+        else:
+            leaf = next_leaf(leaf)
+
+
+cdef void _tell_why(Core *core, Session *session, Request *leaf) noexcept nogil:
+    """Answers a parked request with what kept it from being executed."""
+    cdef Server *server = server_for(session, leaf.slot)
+    cdef char text[512]
+    cdef int size
+    if leaf.reply_size:
+        leaf.flags |= REFUSED
+        finish(core, leaf)
+    elif not session.cluster.known:
+        fail(core, leaf, UNKNOWN, strlen(UNKNOWN))
+    elif server == NULL:
+        fail(core, leaf, UNSERVED, strlen(UNSERVED))
+    else:
+        size = snprintf(
+            text, sizeof(text), b"-ERR server %.300s: could not be connected to in time\r\n", server.name)
+        fail(core, leaf, text, size)
+
+
+cdef void _send_again(Core *core, Session *session) noexcept nogil:
+    """Sends what is parked, in order, up to the first that has nowhere to go."""
+    cdef Request *leaf = first_leaf(session.head)
+    cdef Server *server
+    cdef Upstream *upstream
+    while leaf != NULL:
+        if leaf.state == PARKED:
+            server = leaf.hint if leaf.hint != NULL else server_for(session, leaf.slot)
+            if server == NULL:
+                want_refresh(session.cluster, REFRESH_UNSERVED)
+                return
+            upstream = upstream_for(server, session.protocol, session.id)
+            if not usable(core, upstream):
+                want_refresh(session.cluster, REFRESH_UNSERVED)
+                leaf.hint = NULL        # by the next time the topology may know better
+                leaf.asking = False
+                return
+            if leaf.asking:
+                send_asking(core, upstream)
+            forget_reply(leaf)
+            session.parked -= 1
+            session.request_bytes -= leaf.size
+            session.epoch = 0           # nothing new before this is answered
+            append(begin_request(core, upstream, leaf), &core.pool, leaf.saved, leaf.size)
+            drop_saved(leaf)
+            leaf.hint = NULL
+            leaf.asking = False
+            end_request(core, upstream, leaf)
+        leaf = next_leaf(leaf)
+
+
+cdef void sweep(Core *core) noexcept nogil:
+    """Looks at the limits on time of upstreams and sessions, ten times a second."""
+    cdef Session *session = core.sessions
+    cdef Cluster *cluster
+    cdef Server *server
+    cdef uint16_t c, i, n
+    cdef int64_t limit
+    if core.now < core.sweep_at:
+        return
+    core.sweep_at = core.now + SWEEP_INTERVAL
+    for c in range(core.cluster_count):
+        cluster = core.clusters[c]
+        for i in range(cluster.server_count):
+            server = cluster.servers[i]
+            for n in range(2 * cluster.connections):
+                _check_upstream(core, server, server.upstreams[n])
+    limit = core.limits.read_timeout
+    while session != NULL:
+        if limit and core.now - session.conn.heard >= limit and session.queued == 0 \
+                and not session.conn.flags & PAUSED:
+            kill_session(core, session)
+        elif core.limits.write_timeout and length(&session.conn.output) \
+                and core.now - session.conn.wrote >= core.limits.write_timeout:
+            kill_session(core, session)
+        elif core.draining:
+            wake(core, session)
+        session = session.next
+
+
+cdef void _check_upstream(Core *core, Server *server, Upstream *upstream) noexcept nogil:
+    cdef Cluster *cluster = server.cluster
+    cdef int64_t since
+    cdef char why[96]
+    if upstream.state != OPEN:
+        return
+    if upstream.head == NULL:
+        if not server.listed:
+            close_idle(core, upstream)      # the cluster has no such server any more
+        return
+    since = upstream.conn.heard
+    if upstream.head.sent > since:
+        since = upstream.head.sent
+    if cluster.read_timeout and core.now - since >= cluster.read_timeout:
+        cluster.timeouts += 1
+        snprintf(
+            why, sizeof(why), b"no answer within %lld ms",
+            <long long>(cluster.read_timeout // 1_000_000))
+        break_upstream(core, upstream, why)
+    elif cluster.write_timeout and core.now - upstream.conn.wrote >= cluster.write_timeout \
+            and upstream.conn.sent < upstream.conn.output.origin + upstream.conn.output.end:
+        cluster.timeouts += 1
+        snprintf(
+            why, sizeof(why), b"took nothing for %lld ms",
+            <long long>(cluster.write_timeout // 1_000_000))
+        break_upstream(core, upstream, why)
+    elif server.ejected:
+        break_upstream(core, upstream, b"fails its pings")

@@ -1,0 +1,103 @@
+"""The slow log: requests that took longer than a cluster's ``slowlog_slower_than``.
+
+The workers remember the last of them; here they are made readable for /slowlog and for the file,
+both in the shape of Overlord's: durations in ns, times in RFC 3339.
+"""
+
+import json
+import logging
+import threading
+from collections.abc import Iterator, Sequence
+from datetime import UTC, datetime, timedelta
+from logging.handlers import RotatingFileHandler
+from pathlib import Path
+from typing import Protocol
+
+from proxy.dataplane import SlowEntry
+
+log = logging.getLogger("proxy.slowlog")
+
+INTERVAL = 1.0
+"""Seconds between two looks at what the workers remember, for the file."""
+
+
+class Worker(Protocol):
+    def slow_entries(self, cluster: int, after: int) -> list[SlowEntry]: ...
+
+
+def arguments(request: bytes) -> Iterator[str]:
+    """The arguments of a request of which only the first bytes may be there."""
+    rest = request.partition(b"\r\n")[2]
+    while rest.startswith(b"$"):
+        header, _, rest = rest.partition(b"\r\n")
+        if not header[1:].isdigit():
+            return
+        size = int(header[1:])
+        text = rest[:size].decode("utf-8", "backslashreplace")
+        yield text if len(rest) >= size else f"{text}... ({size - len(rest)} more bytes)"
+        rest = rest[size + 2 :]
+
+
+def readable(cluster: str, entry: SlowEntry, now: datetime) -> dict[str, object]:
+    _, session, age, total, waiting, server, size, shown = entry
+    return {
+        "cluster": cluster,
+        "CacheType": "redis_cluster",
+        "Cmd": list(arguments(shown)),
+        "StartTime": (now - timedelta(microseconds=(age + total) / 1e3)).isoformat(timespec="microseconds"),
+        "TotalDur": total,
+        "RemoteDur": waiting,
+        "WaitWriteDur": total - waiting,
+        "Addr": server,
+        "Session": session,
+        "Size": size,
+    }
+
+
+def report(clusters: Sequence[str], workers: Sequence[Worker]) -> list[dict[str, object]]:
+    """What /slowlog shows: every request remembered, oldest first."""
+    now = datetime.now(UTC)
+    found: list[dict[str, object]] = []
+    for index, cluster in enumerate(clusters):
+        entries = [entry for worker in workers for entry in worker.slow_entries(index, 0)]
+        entries.sort(key=lambda entry: -entry[2])
+        found.append({"cluster": cluster, "entries": [readable(cluster, entry, now) for entry in entries]})
+    return found
+
+
+class SlowLogFile:
+    """Writes slow requests to a file, one JSON object a line, rotated by size."""
+
+    def __init__(
+        self, path: Path, max_bytes: int, backups: int, clusters: Sequence[str], workers: Sequence[Worker]
+    ) -> None:
+        """Opens the file at once; raises OSError when it can't."""
+        self._handler = RotatingFileHandler(path, maxBytes=max_bytes, backupCount=backups, encoding="utf-8")
+        self._clusters = clusters
+        self._workers = workers
+        self._seen: dict[tuple[int, int], int] = {}
+        self._stopping = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="slowlog", daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def stop(self) -> None:
+        self._stopping.set()
+        if self._thread.is_alive():
+            self._thread.join()
+        self._handler.close()
+
+    def _run(self) -> None:
+        while not self._stopping.wait(INTERVAL):
+            self._write()
+        self._write()
+
+    def _write(self) -> None:
+        now = datetime.now(UTC)
+        for index, cluster in enumerate(self._clusters):
+            for number, worker in enumerate(self._workers):
+                for entry in worker.slow_entries(index, self._seen.get((index, number), 0)):
+                    self._seen[index, number] = entry[0]
+                    line = json.dumps(readable(cluster, entry, now))
+                    self._handler.emit(logging.makeLogRecord({"msg": "%s", "args": (line,)}))

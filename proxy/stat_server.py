@@ -1,0 +1,86 @@
+"""The HTTP side: /metrics, /healthz, /slowlog and /debug/pprof, on the ``stat`` and ``pprof`` addresses."""
+
+import json
+import logging
+import sys
+import threading
+import traceback
+from collections.abc import Callable, Mapping
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from socket import AF_INET, AF_INET6
+
+from proxy.address import Address
+
+log = logging.getLogger("proxy.stat")
+
+Page = Callable[[], tuple[int, str, bytes]]
+"""Status, content type and body."""
+
+SLOW_READER = 10.0
+"""Seconds after which a client of ours that neither sends nor takes anything is dropped."""
+
+
+def json_page(status: int, value: object) -> tuple[int, str, bytes]:
+    return status, "application/json", json.dumps(value).encode() + b"\n"
+
+
+def thread_stacks() -> tuple[int, str, bytes]:
+    """Where every thread is now. A worker in its data plane shows the line that entered it."""
+    names = {thread.ident: thread.name for thread in threading.enumerate()}
+    text = []
+    for ident, frame in sys._current_frames().items():
+        text.append(f"thread {names.get(ident, '?')} ({ident})\n")
+        text.extend(traceback.format_stack(frame))
+        text.append("\n")
+    return 200, "text/plain; charset=utf-8", "".join(text).encode()
+
+
+class StatServer:
+    """One listener and its pages, by path."""
+
+    def __init__(self, address: Address, pages: Mapping[str, Page]) -> None:
+        """Binds at once; raises OSError when it can't."""
+
+        class Handler(BaseHTTPRequestHandler):
+            timeout = SLOW_READER
+            server_version = "redis-proxy"
+            sys_version = ""
+            protocol_version = "HTTP/1.1"
+
+            def do_GET(self) -> None:
+                page = pages.get(self.path.partition("?")[0])
+                if page is None:
+                    known = "".join(f"{path}\n" for path in pages)
+                    status, kind, body = 404, "text/plain", f"no such page; there are:\n{known}".encode()
+                else:
+                    try:
+                        status, kind, body = page()
+                    except Exception:
+                        log.exception("page=%s", self.path)
+                        status, kind, body = 500, "text/plain", b"failed; the log says more\n"
+                self.send_response(status)
+                self.send_header("Content-Type", kind)
+                self.send_header("Content-Length", str(len(body)))
+                self.end_headers()
+                if self.command != "HEAD":
+                    self.wfile.write(body)
+
+            do_HEAD = do_GET  # noqa: N815
+
+            def log_message(self, format: str, *args: object) -> None:  # noqa: A002
+                log.debug("client=%s " + format, self.client_address[0], *args)
+
+        class Server(ThreadingHTTPServer):
+            address_family = AF_INET6 if ":" in address.host else AF_INET
+            daemon_threads = True
+
+        self._server = Server((address.host, address.port), Handler)
+        self._thread = threading.Thread(target=self._server.serve_forever, name=f"stat-{address}", daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def stop(self) -> None:
+        if self._thread.is_alive():
+            self._server.shutdown()
+        self._server.server_close()

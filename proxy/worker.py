@@ -1,0 +1,153 @@
+"""A worker: one thread, its data plane, and the mailbox by which other threads reach it."""
+
+import logging
+import os
+import socket
+import threading
+from collections import deque
+from collections.abc import Callable
+from functools import partial
+from typing import Protocol
+
+from proxy import answers
+from proxy.address import Address
+from proxy.answers import Client, Facts
+from proxy.commands import CommandTable
+from proxy.config import Config
+from proxy.dataplane import DataPlane, SlowEntry, Snapshot, Totals
+from proxy.dialer import Dialer
+from proxy.topology import Topology
+
+log = logging.getLogger("proxy.worker")
+
+# Why the data plane refuses a request; kept in step with Verdict in dispatch.pyx.
+UNKNOWN_COMMAND, UNKNOWN_SUBCOMMAND, WRONG_ARITY, NOT_SUPPORTED = range(4)
+
+
+class Control(Protocol):
+    """What a worker needs of the process around it."""
+
+    def refresh(self, cluster: int, reason: str) -> None: ...
+
+    def facts(self, cluster: int) -> Facts: ...
+
+
+class Worker:
+    """Sessions and upstreams of one thread. Only ``post`` and the reading methods are thread-safe."""
+
+    def __init__(self, number: int, workers: int, config: Config, control: Control, dialer: Dialer) -> None:
+        self.number = number
+        self.config = config
+        self.control = control
+        self.dialer = dialer
+        self._handed = 0
+        self._messages: deque[Callable[[], None]] = deque()
+        self._mailbox = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        self._commands: CommandTable
+        self.plane = DataPlane(self, self._mailbox, config, workers)
+        self.thread = threading.Thread(target=self._run, name=f"worker-{number}", daemon=True)
+        self.failure: BaseException | None = None
+
+    def start(self) -> None:
+        self.thread.start()
+
+    def _run(self) -> None:
+        try:
+            self.plane.run()
+        except BaseException as error:
+            self.failure = error
+            log.exception("worker %d ended", self.number)
+
+    # --- for other threads -------------------------------------------------------------------
+
+    def post(self, message: Callable[[], None]) -> None:
+        """Has the worker's thread call ``message`` at its next turn."""
+        self._messages.append(message)
+        os.eventfd_write(self._mailbox, 1)
+
+    @property
+    def load(self) -> int:
+        """Sessions open, or on their way here."""
+        return self._handed - self.plane.sessions_closed
+
+    def add_session(self, cluster: int, fd: int, id_: int) -> None:
+        """Hands a client's socket over; only the main thread does."""
+        self._handed += 1
+        self.post(partial(self.plane.add_session, cluster, fd, id_))
+
+    def set_topology(self, cluster: int, topology: Topology) -> None:
+        shards = [(str(shard.master), shard.ranges) for shard in topology.shards]
+        servers = [str(server) for server in topology.servers]
+        self.post(partial(self.plane.set_topology, cluster, shards, servers))
+
+    def snapshot(self, cluster: int) -> Snapshot:
+        return self.plane.snapshot(cluster)
+
+    def totals(self) -> Totals:
+        return self.plane.totals()
+
+    def slow_entries(self, cluster: int, after: int) -> list[SlowEntry]:
+        return self.plane.slow_entries(cluster, after)
+
+    def set_commands(self, table: CommandTable) -> None:
+        self.post(partial(self._set_commands, table))
+
+    def eject(self, cluster: int, server: Address, ejected: bool) -> None:
+        self.post(partial(self.plane.eject, cluster, str(server), ejected))
+
+    def drain(self) -> None:
+        self.post(self.plane.drain)
+
+    def stop(self) -> None:
+        self.post(self.plane.stop)
+
+    # --- called by the data plane, in the worker's thread ------------------------------------
+
+    def mail(self) -> None:
+        while self._messages:
+            message = self._messages.popleft()
+            try:
+                message()
+            except Exception:
+                log.exception("%r", message)
+
+    def _set_commands(self, table: CommandTable) -> None:
+        self._commands = table
+        self.plane.set_commands(table)
+
+    def dial(self, cluster: int, server: str, protocol: int, number: int) -> None:
+        def opened(fd: int) -> None:
+            self.post(partial(self.plane.opened, cluster, server, protocol, number, fd))
+
+        def refused(why: str) -> None:
+            self.post(partial(self.plane.refused, cluster, server, protocol, number, why))
+
+        self.dialer.dial(self.config.clusters[cluster], server, protocol, opened, refused)
+
+    def refresh(self, cluster: int, reason: str) -> None:
+        self.control.refresh(cluster, reason)
+
+    def client(self, session: int, fd: int, cluster: int) -> Client:
+        """What CLIENT commands know of a session; made when the first of them comes."""
+        with socket.socket(fileno=os.dup(fd)) as connection:
+            peer, name = connection.getpeername(), connection.getsockname()
+        return Client(session, _endpoint(peer), _endpoint(name))
+
+    def answer(self, client: Client, cluster: int, args: list[bytes]) -> bytes:
+        """The reply to a command that is answered here."""
+        return answers.answer(client, self.control.facts(cluster), args)
+
+    def refuse(self, verdict: int, command: int, args: list[bytes]) -> bytes:
+        """The error for a request that gets no further; ``args`` may be clipped."""
+        if verdict == UNKNOWN_SUBCOMMAND:
+            return answers.unknown_subcommand(args[0], args[1])
+        if verdict == WRONG_ARITY:
+            return answers.wrong_arity(self._commands.commands[command].name)
+        if verdict == NOT_SUPPORTED:
+            return answers.refused(self._commands.commands[command], args)
+        return answers.unknown_command(args)
+
+
+def _endpoint(address: tuple[str, int] | str) -> str:
+    """An address as Redis writes it: host:port, or the socket's path and a zero."""
+    return f"{address}:0" if isinstance(address, str) else f"{address[0]}:{address[1]}"
