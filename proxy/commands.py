@@ -9,7 +9,7 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
-from importlib import resources
+from pathlib import Path
 from typing import Any, Final, NamedTuple, Self
 
 MAX_COMMANDS: Final = 1024      # the data plane has room for no more
@@ -59,12 +59,12 @@ class Row(NamedTuple):
     specs: tuple[str, ...]
 
 
-LOCAL: Final = """
-    auth echo hello info ping quit select time
-    client client|getname client|help client|id client|info client|no-evict client|no-touch
-    client|setinfo client|setname
-    config config|get config|help config|resetstat config|rewrite config|set
-""".split()
+LOCAL: Final = (
+    "auth", "echo", "hello", "info", "ping", "quit", "select", "time",
+    "client", "client|getname", "client|help", "client|id", "client|info", "client|no-evict",
+    "client|no-touch", "client|setinfo", "client|setname",
+    "config", "config|get", "config|help", "config|resetstat", "config|rewrite", "config|set",
+)
 
 EXCEPTIONS: Final[Mapping[str, tuple[Plan, str]]] = {
     **dict.fromkeys(LOCAL, (Plan.LOCAL, "")),
@@ -124,17 +124,14 @@ class CommandTable:
             if sub:
                 parts.setdefault(container, []).append(row)
         added: list[Command] = []
-        known: dict[str, Command] = {}
+        known = dict(self.by_name)
         for row in new.values():
             if len(self.commands) + len(added) == MAX_COMMANDS:
                 break
-            container = row.name.partition("|")[0]
-            if container == row.name:
-                parent = None
-            else:
-                parent = self.by_name.get(container) or known.get(container)
-                if parent is None or (container in self.by_name and not parent.container):
-                    continue
+            container, _, sub = row.name.partition("|")
+            parent = known.get(container) if sub else None
+            if sub and parent is None:
+                continue
             command = _command(len(self.commands) + len(added), row, parts.get(row.name, []), parent)
             known[row.name] = command
             added.append(command)
@@ -219,13 +216,13 @@ def _row(entry: Sequence[Any]) -> Row:
 def _spec(spec: Mapping[str, Any]) -> str:
     """A key specification of a COMMAND reply in the short form of ``Row``."""
     flags = _texts(spec["flags"])
-    parts = [flag for flag in KEPT_SPEC_FLAGS if flag in flags]
-    for search in ("find_keys", "begin_search"):
+    parts = []
+    for search in ("begin_search", "find_keys"):
         fields = _fields(spec[search])
-        values = [value if isinstance(value, int) else _text(value)
+        values = [str(value) if isinstance(value, int) else _text(value)
                   for value in _fields(fields["spec"]).values()]
-        parts.insert(0, ":".join(map(str, [_text(fields["type"]), *values])))
-    return " ".join(parts)
+        parts.append(":".join((_text(fields["type"]), *values)))
+    return " ".join((*parts, *(flag for flag in KEPT_SPEC_FLAGS if flag in flags)))
 
 
 def _fields(reply: Any) -> dict[str, Any]:
@@ -245,16 +242,14 @@ def _text(reply: str | bytes) -> str:
 # --- the table ---------------------------------------------------------------------------------
 
 
-def _load() -> tuple[str, CommandTable]:
-    data = json.loads(resources.files("proxy").joinpath("commands.json").read_bytes())
-    rows = [
+def _load(data: Mapping[str, Any]) -> CommandTable:
+    return CommandTable.of(
         Row(row["name"], row["arity"], tuple(row["flags"]), tuple(row["acl"]),
             (row["keys"][0], row["keys"][1], row["keys"][2]), tuple(row["specs"]))
         for row in data["commands"]
-    ]
-    return data["server"], CommandTable.of(rows)
+    )
 
 
-SERVER: Final[str]      # the server the table was generated from: "redis 7.0.15"
-TABLE: Final[CommandTable]
-SERVER, TABLE = _load()
+_DATA: Final = json.loads(Path(__file__).with_name("commands.json").read_bytes())
+SERVER: Final[str] = _DATA["server"]        # what the table was generated from: "redis 7.0.15"
+TABLE: Final = _load(_DATA)

@@ -1,12 +1,10 @@
 from collections.abc import Sequence
-from typing import Protocol, TypedDict
+from typing import Protocol
 
 from proxy.answers import Client
 from proxy.commands import CommandTable
 from proxy.config import Config
-
-# count, sum in ns, counts per bucket (bounds: proxy.sessions.LATENCY_BOUNDS, µs, and no bound)
-Histogram = tuple[int, int, list[int]]
+from proxy.counters import SlowEntry, Snapshot, Totals
 
 class Owner(Protocol):
     def mail(self) -> None: ...
@@ -15,29 +13,6 @@ class Owner(Protocol):
     def client(self, session: int, fd: int, cluster: int) -> Client: ...
     def answer(self, client: Client, cluster: int, args: list[bytes]) -> bytes: ...
     def refuse(self, verdict: int, command: int, args: list[bytes]) -> bytes: ...
-
-class Snapshot(TypedDict):
-    sessions: int
-    epoch: int
-    moved: int
-    asked: int
-    retried: int
-    timeouts: int
-    unknown_outcomes: int
-    output_overflows: int
-    protocol_errors: int
-    # command id, error replies, latency of all
-    commands: list[tuple[int, int, Histogram]]
-    # name, open connections, lost, refused, ejected, latency
-    servers: list[tuple[str, int, int, int, bool, Histogram]]
-
-class Totals(TypedDict):
-    turns: int
-    bytes_in: int
-    bytes_out: int
-    buffer_bytes: int
-
-SlowEntry = tuple[int, int, int, int, int, str, int, bytes]
 
 class DataPlane:
     def __init__(self, owner: Owner, mailbox: int, config: Config, workers: int) -> None: ...

@@ -275,7 +275,7 @@ cdef class DataPlane(Dispatcher):
         return self.core.sessions_closed
 
     def snapshot(self, int cluster) -> dict:
-        """Counters of a cluster; see dataplane.pyi for their names and units."""
+        """Counters of a cluster; see ``proxy.counters.Snapshot``."""
         cdef Cluster *c = self.core.clusters[cluster]
         cdef Server *server
         cdef uint32_t i, n
@@ -313,8 +313,7 @@ cdef class DataPlane(Dispatcher):
         }
 
     def slow_entries(self, int cluster, uint64_t after) -> list:
-        """Slow requests numbered above ``after`` that are still remembered, oldest first:
-        (number, session, age ns, total ns, waiting ns, server, request size, its first bytes)."""
+        """Slow requests numbered above ``after`` that are still remembered, oldest first."""
         cdef Cluster *c = self.core.clusters[cluster]
         cdef SlowEntry entry
         cdef uint64_t number, count = c.slow_count

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from proxy.address import Address
 from proxy.config import ClusterConfig
+from proxy.keepalive import keep_alive
 
 BACKLOG = 4096
 """Connections the kernel may keep for us; it takes the smaller of this and net.core.somaxconn."""
@@ -73,17 +74,8 @@ def _listen_unix(path: Path) -> socket.socket:
 
 
 def prepare(client: socket.socket, keepalive: int) -> None:
-    """Makes a client's socket ready for a worker; ``keepalive`` is in ms, 0 turns it off.
-
-    A load balancer drops idle flows without a word: probes keep them known, and find dead peers.
-    """
+    """Makes a client's socket ready for a worker; ``keepalive`` is in ms, 0 turns it off."""
     client.setblocking(False)
-    if client.family == socket.AF_UNIX:
-        return
-    client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    if keepalive:
-        seconds = max(1, keepalive // 1000)
-        client.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-        client.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, seconds)
-        client.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, max(1, seconds // 3))
-        client.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, 3)
+    if client.family != socket.AF_UNIX:
+        client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        keep_alive(client, keepalive)

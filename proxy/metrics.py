@@ -14,7 +14,7 @@ from prometheus_client.registry import Collector
 
 from proxy import __version__
 from proxy.commands import CommandTable
-from proxy.dataplane import Histogram, Snapshot, Totals
+from proxy.counters import Histogram, Snapshot, Totals
 from proxy.sessions import LATENCY_BOUNDS
 
 OVERLORD_BOUNDS = (1_000, 2_000, 4_000, 10_000)

@@ -102,6 +102,8 @@ cdef ScanStatus scan_request(
             if size > limits.inline_length:
                 return _fail(scan, FAULT_MULTIBULK_COUNT_TOO_BIG)
             return SCAN_MORE
+        if end - data > limits.inline_length:
+            return _fail(scan, FAULT_MULTIBULK_COUNT_TOO_BIG)
         if end + 1 == data + size:
             return SCAN_MORE
         number = read_number(data + 1, end - data - 1, &valid)
@@ -125,6 +127,8 @@ cdef ScanStatus scan_request(
             if left > limits.inline_length:
                 return _fail(scan, FAULT_BULK_COUNT_TOO_BIG)
             return SCAN_MORE
+        if end - line > limits.inline_length:
+            return _fail(scan, FAULT_BULK_COUNT_TOO_BIG)
         if end + 1 == data + size:
             return SCAN_MORE
         number = read_number(line + 1, end - line - 1, &valid)
@@ -184,12 +188,14 @@ cdef ScanStatus scan_reply(
     while scan.elements > 0:
         if scan.bulk > 0:
             if stop - at < scan.bulk:
-                scan.bulk -= stop - at
-                used[0] = size
+                # The closing CRLF is only taken whole, so that it can be checked.
+                number = stop - at if stop - at < scan.bulk - 2 else scan.bulk - 2
+                scan.bulk -= number
+                used[0] = (at - data) + number
                 return SCAN_MORE
             at += scan.bulk
             scan.bulk = 0
-            if (at - 1)[0] != c'\n' or (at - data >= 2 and (at - 2)[0] != c'\r'):
+            if (at - 2)[0] != c'\r' or (at - 1)[0] != c'\n':
                 return SCAN_ERROR
             scan.elements -= 1
             continue

@@ -25,6 +25,7 @@ from proxy.control import Connection, ReplyError
 from proxy.dialer import Dialer
 from proxy.listeners import OUT_OF_DESCRIPTORS, Listener, prepare
 from proxy.metrics import ClusterState, ProcessState, ProxyCollector
+from proxy.pinger import Pinger
 from proxy.slowlog import SlowLogFile, report
 from proxy.stat_server import Page, StatServer, json_page, thread_stacks
 from proxy.topology import Topology, TopologyThread
@@ -63,7 +64,11 @@ class Server:
         self._dialer = Dialer()
         self._workers = [Worker(n, count, config, self, self._dialer) for n in range(count)]
         self._topologies = [
-            TopologyThread(cluster, partial(self._publish, index), partial(self._report, index))
+            TopologyThread(cluster, partial(self._publish, index))
+            for index, cluster in enumerate(config.clusters)
+        ]
+        self._pingers = [
+            Pinger(cluster, partial(self._masters, index), partial(self._report, index))
             for index, cluster in enumerate(config.clusters)
         ]
         try:
@@ -126,8 +131,8 @@ class Server:
         for worker in self._workers:
             worker.set_commands(self._table)
             worker.start()
-        for topology in self._topologies:
-            topology.start()
+        for thread in (*self._topologies, *self._pingers):
+            thread.start()
         for stat_server in self._stat_servers:
             stat_server.start()
         if self._slow_file:
@@ -227,8 +232,8 @@ class Server:
 
     def _stop(self) -> None:
         self._close_listeners()
-        for topology in self._topologies:
-            topology.stop()
+        for thread in (*self._pingers, *self._topologies):
+            thread.stop()
         for worker in self._workers:
             worker.stop()
         for worker in self._workers:
@@ -292,8 +297,13 @@ class Server:
                     worker.set_commands(table)
             return
 
+    def _masters(self, cluster: int) -> tuple[Address, ...]:
+        topology = self._topologies[cluster].current
+        return topology.masters if topology else ()
+
     def _report(self, cluster: int, server: Address, alive: bool) -> None:
         """Takes what the pings tell of a server."""
+        self.refresh(cluster, "pings")
         if self.config.clusters[cluster].ping_auto_eject:
             for worker in self._workers:
                 worker.eject(cluster, server, not alive)
@@ -329,7 +339,7 @@ class Server:
                     current.slots_covered if current else 0,
                     time.monotonic() - thread.fetched_at if current else None,
                     self._topology_changes[index],
-                    {str(server): count for server, count in thread.ping_failures.items()},
+                    {str(server): count for server, count in self._pingers[index].failures.items()},
                 )
             )
         return ProcessState(clusters, self._accepted, self._rejected, self._accept_pauses)

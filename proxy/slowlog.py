@@ -13,7 +13,7 @@ from logging.handlers import RotatingFileHandler
 from pathlib import Path
 from typing import Protocol
 
-from proxy.dataplane import SlowEntry
+from proxy.counters import SlowEntry
 
 log = logging.getLogger("proxy.slowlog")
 

@@ -14,7 +14,8 @@ from proxy.address import Address
 from proxy.answers import Client, Facts
 from proxy.commands import CommandTable
 from proxy.config import Config
-from proxy.dataplane import DataPlane, SlowEntry, Snapshot, Totals
+from proxy.counters import SlowEntry, Snapshot, Totals
+from proxy.dataplane import DataPlane
 from proxy.dialer import Dialer
 from proxy.topology import Topology
 

@@ -27,9 +27,9 @@ OUTPUT = Path(__file__).parents[1] / "proxy" / "commands.json"
 START_LIMIT = 10.0      # seconds for the server to start
 
 
-def ask(connection: socket.socket, *args: str) -> Any:
-    """One command's reply. Raises OSError, and hiredis's ReplyError for an error reply."""
-    connection.sendall(hiredis.pack_command(args))
+def ask(connection: socket.socket, command: str) -> Any:
+    """The reply to an inline command. Raises OSError, and hiredis's ReplyError for an error reply."""
+    connection.sendall(f"{command}\r\n".encode())
     reader = hiredis.Reader()
     while (reply := reader.gets()) is False:
         data = connection.recv(1 << 16)
@@ -72,7 +72,7 @@ def own_server() -> Iterator[socket.socket]:
 
 def version_of(connection: socket.socket) -> str:
     """What the server is: "redis 7.0.15"."""
-    info: bytes = ask(connection, "INFO", "server")
+    info: bytes = ask(connection, "INFO server")
     fields = dict(line.split(":", 1) for line in info.decode().splitlines() if ":" in line)
     name = fields.get("server_name", "redis")
     return f"{name} {fields.get(f'{name}_version', fields['redis_version'])}"
@@ -90,7 +90,7 @@ def documentation(reply: list[Any]) -> dict[str, dict[str, Any]]:
 
 def generate(connection: socket.socket) -> str:
     """The text of the file."""
-    docs = documentation(ask(connection, "COMMAND", "DOCS"))
+    docs = documentation(ask(connection, "COMMAND DOCS"))
     lines = []
     for row in sorted(rows_of(ask(connection, "COMMAND"))):
         doc = docs.get(row.name, {})

@@ -1,0 +1,1 @@
+"""Speed: requests per second, and the CPU time each request costs the proxy."""

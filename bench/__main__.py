@@ -1,0 +1,162 @@
+"""Measures the proxy in front of a loopback cluster, beside a plain redis-server in the same run.
+
+    python -m bench [--threads N] [--rounds N] [--seconds S] [--tests LIST] [--json FILE]
+
+redis-benchmark drives both, turn and turn about, so that a noisy machine is noisy for both. CPU is
+the process's own user and system time divided by the requests it answered: that figure moves far
+less with the machine's mood than requests per second.
+"""
+
+import argparse
+import csv
+import io
+import json
+import os
+import statistics
+import subprocess
+import sys
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from lab.proxy_process import ProxyProcess
+from lab.redis_cluster import RedisCluster, RedisServer
+
+TICK = os.sysconf("SC_CLK_TCK")
+CLIENTS = 50
+KEYS = 100_000
+CALIBRATION = 20_000
+"""Requests of the run that finds out how many make up the wanted time."""
+
+TESTS: dict[str, tuple[list[str], int]] = {
+    "get": (["-t", "get"], 1),
+    "set": (["-t", "set"], 1),
+    "mset": (["-t", "mset"], 1),
+    "get-P16": (["-t", "get"], 16),
+    "set-P16": (["-t", "set"], 16),
+    "mset-P16": (["-t", "mset"], 16),
+}
+
+
+@dataclass
+class Run:
+    """One run of redis-benchmark against one target."""
+
+    target: str
+    test: str
+    requests: int
+    rps: float
+    p50: float
+    """ms"""
+    p99: float
+    """ms"""
+    user: float
+    """µs of CPU per request"""
+    system: float
+
+
+def cpu_seconds(pid: int) -> tuple[float, float]:
+    """User and system time of a process, all its threads."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return int(fields[11]) / TICK, int(fields[12]) / TICK
+
+
+def measure(target: str, test: str, port: int, pid: int, requests: int) -> Run:
+    """Raises RuntimeError when redis-benchmark fails."""
+    args, depth = TESTS[test]
+    before = cpu_seconds(pid)
+    result = subprocess.run(
+        ["redis-benchmark", "-p", str(port), "--csv", "-c", str(CLIENTS), "-n", str(requests)]
+        + ["-P", str(depth), "-r", str(KEYS), *args],
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    after = cpu_seconds(pid)
+    rows = [row for row in csv.reader(io.StringIO(result.stdout)) if len(row) == 8 and row[0] != "test"]
+    if result.returncode or not rows:
+        raise RuntimeError(f"redis-benchmark against {target}: {result.stdout}{result.stderr}")
+    per_request = 1e6 / requests
+    return Run(
+        target,
+        test,
+        requests,
+        float(rows[-1][1]),
+        float(rows[-1][4]),
+        float(rows[-1][6]),
+        (after[0] - before[0]) * per_request,
+        (after[1] - before[1]) * per_request,
+    )
+
+
+def table(runs: list[Run], targets: list[str], tests: list[str]) -> str:
+    """Medians, as a Markdown table."""
+    lines = [
+        "| test | target | requests/s | p50 ms | p99 ms | CPU µs/request | user | system |",
+        "| --- | --- | ---: | ---: | ---: | ---: | ---: | ---: |",
+    ]
+    for test in tests:
+        for target in targets:
+            mine = [run for run in runs if run.test == test and run.target == target]
+            rps, p50, p99, user, system = (
+                statistics.median(getattr(run, name) for run in mine) for name in ("rps", "p50", "p99", "user", "system")
+            )
+            lines.append(
+                f"| {test} | {target} | {rps:,.0f} | {p50:.2f} | {p99:.2f} | {user + system:.2f} | {user:.2f} | {system:.2f} |"
+            )
+    return "\n".join(lines)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(
+        prog="python -m bench", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--threads", type=int, default=1, help="worker threads of the proxy (default 1)")
+    parser.add_argument("--rounds", type=int, default=5, help="runs of each test on each target (default 5)")
+    parser.add_argument("--seconds", type=float, default=2.0, help="aimed length of a run (default 2)")
+    parser.add_argument("--tests", default=",".join(TESTS), help=f"default: {','.join(TESTS)}")
+    parser.add_argument("--json", type=Path, help="also write every run here")
+    options = parser.parse_args()
+    tests = options.tests.split(",")
+    if unknown := [test for test in tests if test not in TESTS]:
+        parser.error(f"no test {unknown[0]}; there are {', '.join(TESTS)}")
+
+    def say(text: str) -> None:
+        print(f"{time.strftime('%H:%M:%S')} {text}", file=sys.stderr, flush=True)
+
+    runs: list[Run] = []
+    say("starting a cluster of three masters and a plain redis-server")
+    with (
+        RedisCluster(masters=3, replicas=0) as cluster,
+        RedisServer() as plain,
+        ProxyProcess(cluster.addresses, proxy={"threads": options.threads}) as proxy,
+    ):
+        targets = {f"proxy, {options.threads} worker": (proxy.port, proxy.pid), "plain redis": (plain.port, plain.pid)}
+        say("filling both")
+        for port, _ in targets.values():
+            subprocess.run(
+                ["redis-benchmark", "-p", str(port), "-t", "set", "-n", str(3 * KEYS), "-r", str(KEYS), "-P", "64", "-q"],
+                check=True,
+                capture_output=True,
+            )
+        counts = {
+            (target, test): max(
+                CALIBRATION, int(measure(target, test, *where, CALIBRATION).rps * options.seconds)
+            )
+            for test in tests
+            for target, where in targets.items()
+        }
+        for number in range(options.rounds):
+            for test in tests:
+                for target, where in targets.items():
+                    runs.append(measure(target, test, *where, counts[target, test]))
+            say(f"round {number + 1} of {options.rounds} done")
+    print(table(runs, list(targets), tests))
+    if options.json:
+        options.json.write_text(json.dumps([asdict(run) for run in runs], indent=1) + "\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,155 @@
+"""The proxy as a process of its own, as users run it."""
+
+import shutil
+import subprocess
+import sys
+import tempfile
+import urllib.error
+import urllib.request
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import toml
+from prometheus_client.parser import text_string_to_metric_families
+
+from lab.processes import end, free_ports, start, wait_until
+from proxy.address import Address
+
+Value = str | int | bool | list[str]
+
+
+class ProxyProcess:
+    """``python -m proxy`` with two generated files."""
+
+    def __init__(
+        self,
+        servers: Sequence[Address],
+        *,
+        port: int = 0,
+        stat_port: int = 0,
+        proxy: Mapping[str, Value] | None = None,
+        cluster: Mapping[str, Value] | None = None,
+        flags: Sequence[str] = (),
+        wait: bool = True,
+    ) -> None:
+        """``proxy`` and ``cluster`` are keys of the two files; with ``wait``, it starts healthy or not at all."""
+        self.port = port or free_ports(1)[0]
+        self.stat_port = stat_port or free_ports(1)[0]
+        self._directory = Path(tempfile.mkdtemp(prefix="redis-proxy-"))
+        self._wait = wait
+        self._flags = flags
+        self._process: subprocess.Popen[bytes] | None = None
+        self._files = (
+            (
+                "conf_proxy.toml",
+                {"stat": f"127.0.0.1:{self.stat_port}", "proxy": {"use_metrics": True, **(proxy or {})}},
+            ),
+            (
+                "conf_cluster.toml",
+                {
+                    "clusters": [
+                        {
+                            "name": "lab",
+                            "hash_method": "fnv1a_64",
+                            "hash_distribution": "ketama",
+                            "hash_tag": "{}",
+                            "cache_type": "redis_cluster",
+                            "listen_proto": "tcp",
+                            "listen_addr": f"127.0.0.1:{self.port}",
+                            "redis_auth": "",
+                            "dial_timeout": 1000,
+                            "read_timeout": 10000,
+                            "write_timeout": 10000,
+                            "node_connections": 2,
+                            "ping_fail_limit": 3,
+                            "ping_auto_eject": True,
+                            "slowlog_slower_than": 0,
+                            "servers": [str(server) for server in servers],
+                            **(cluster or {}),
+                        }
+                    ]
+                },
+            ),
+        )
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid if self._process else 0
+
+    @property
+    def returncode(self) -> int | None:
+        """Its exit status; None while it runs."""
+        return self._process.poll() if self._process else None
+
+    @property
+    def process(self) -> subprocess.Popen[bytes]:
+        assert self._process is not None, "not started"
+        return self._process
+
+    def log(self) -> str:
+        path = self._directory / "log"
+        return path.read_text(errors="replace") if path.exists() else ""
+
+    def start(self) -> None:
+        """Raises RuntimeError, with what it printed, when it ends, and TimeoutError when it gets nowhere."""
+        for name, content in self._files:
+            (self._directory / name).write_text(toml.dumps(content))
+        self._process = start(
+            [sys.executable, "-m", "proxy", "-cluster", "conf_cluster.toml", "-conf", "conf_proxy.toml", *self._flags],
+            self._directory / "log",
+            cwd=self._directory,
+        )
+        wait_until(
+            "the proxy is healthy" if self._wait else "the proxy answers",
+            lambda: self.health() == 200 if self._wait else self.health(),
+        )
+
+    def health(self) -> int:
+        """The status of /healthz; 0 while nobody listens there."""
+        if self.returncode is not None:
+            raise RuntimeError(f"the proxy ended with status {self.returncode}:\n{self.log()}")
+        try:
+            return self._get("/healthz")[0]
+        except (urllib.error.URLError, ConnectionError):
+            return 0
+
+    def page(self, path: str) -> str:
+        return self._get(path)[1]
+
+    def _get(self, path: str) -> tuple[int, str]:
+        try:
+            with urllib.request.urlopen(f"http://127.0.0.1:{self.stat_port}{path}", timeout=5) as page:
+                return page.status, page.read().decode()
+        except urllib.error.HTTPError as error:
+            return error.code, error.read().decode()
+
+    def metric(self, name: str, **labels: str) -> float:
+        """The sum of a metric's samples that have these labels."""
+        return sum(
+            sample.value
+            for family in text_string_to_metric_families(self.page("/metrics"))
+            for sample in family.samples
+            if sample.name == name and all(sample.labels.get(key) == value for key, value in labels.items())
+        )
+
+    def wait_for_metric(self, name: str, least: float, **labels: str) -> None:
+        wait_until(f"{name}{labels} reaches {least:g}", lambda: self.metric(name, **labels) >= least)
+
+    def stop(self) -> int:
+        """Ends it as systemd would, and returns its status."""
+        status = end(self._process, 15) if self._process else 0
+        shutil.rmtree(self._directory, ignore_errors=True)
+        return status
+
+    def __enter__(self) -> Self:
+        try:
+            self.start()
+        except BaseException:
+            self.stop()
+            raise
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.stop()

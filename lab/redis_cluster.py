@@ -1,0 +1,257 @@
+"""A real Redis Cluster, and a plain redis-server, on loopback."""
+
+import contextlib
+import os
+import shutil
+import signal
+import subprocess
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from lab.processes import end, free_ports, start, wait_until
+from proxy.address import Address
+from proxy.control import Connection, ReplyError
+from proxy.slots import slot_of
+
+SLOTS = 16384
+ANSWER_TIME = 10.0
+"""Seconds a server may take to answer the lab."""
+
+
+class RedisServer:
+    """One redis-server process. Without arguments, a plain one that keeps nothing on disk."""
+
+    def __init__(self, *arguments: str, port: int = 0, password: str = "", directory: Path | None = None) -> None:
+        self.port = port or free_ports(1)[0]
+        self.password = password
+        self.process: subprocess.Popen[bytes] | None = None
+        self.replica_of = ""
+        """The master's node id it was started to follow; "" for a master."""
+        self._arguments = arguments
+        self._own = directory is None
+        self._directory = directory or Path(tempfile.mkdtemp(prefix="redis-"))
+
+    @property
+    def address(self) -> Address:
+        return Address("127.0.0.1", self.port)
+
+    @property
+    def pid(self) -> int:
+        return self.process.pid if self.process else 0
+
+    def start(self) -> None:
+        """Starts the process and waits until it answers. Raises RuntimeError when it can't."""
+        program = shutil.which("redis-server")
+        if program is None:
+            raise RuntimeError("redis-server is not installed (Debian, Ubuntu: apt-get install redis-server)")
+        self._directory.mkdir(parents=True, exist_ok=True)
+        password = ["--requirepass", self.password, "--masterauth", self.password] if self.password else []
+        self.process = start(
+            [program, "--port", str(self.port), "--bind", "127.0.0.1", "--dir", str(self._directory)]
+            + ["--save", "", "--appendonly", "no", *password, *self._arguments],
+            self._directory / "log",
+        )
+        wait_until(f"redis-server on port {self.port} answers", self._answers)
+
+    def _answers(self) -> bool:
+        if self.process is None or self.process.poll() is not None:
+            raise RuntimeError(f"redis-server ended:\n{(self._directory / 'log').read_text()}")
+        try:
+            return bool(self.call("PING") == b"PONG")
+        except (OSError, ReplyError):
+            return False
+
+    def call(self, *args: str | bytes | int) -> Any:
+        """One command on a connection of its own. Raises OSError or ReplyError."""
+        with Connection.open(
+            self.address, dial_timeout=ANSWER_TIME, timeout=ANSWER_TIME, password=self.password
+        ) as connection:
+            return connection.call(*args)
+
+    def kill(self) -> None:
+        """kill -9"""
+        if self.process:
+            self.process.kill()
+            self.process.wait()
+
+    def pause(self) -> None:
+        """SIGSTOP: its sockets stay open, and it says nothing."""
+        os.kill(self.pid, signal.SIGSTOP)
+
+    def resume(self) -> None:
+        os.kill(self.pid, signal.SIGCONT)
+
+    def stop(self) -> None:
+        if self.process:
+            end(self.process)
+        if self._own:
+            shutil.rmtree(self._directory, ignore_errors=True)
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.stop()
+
+    # --- as a node of a cluster --------------------------------------------------------------
+
+    @property
+    def id(self) -> str:
+        return str(self.call("CLUSTER", "MYID").decode())
+
+    def state(self) -> dict[str, str]:
+        """CLUSTER INFO."""
+        lines = self.call("CLUSTER", "INFO").decode().split()
+        return dict(line.split(":", 1) for line in lines)
+
+    def role(self) -> str:
+        return str(self.call("ROLE")[0].decode())
+
+
+class RedisCluster:
+    """Masters and replicas on loopback; every process is ours and ends with us."""
+
+    def __init__(
+        self,
+        masters: int = 3,
+        replicas: int = 1,
+        *,
+        node_timeout: int = 2000,
+        password: str = "",
+        progress: Callable[[str], None] | None = None,
+    ) -> None:
+        """``replicas`` are for each master, ``node_timeout`` is in ms."""
+        self._directory = Path(tempfile.mkdtemp(prefix="redis-cluster-"))
+        self._progress = progress or (lambda _: None)
+        self._count = (masters, replicas)
+        self._node_timeout = node_timeout
+        self._password = password
+        self.nodes = [self._node(port) for port in free_ports(masters * (1 + replicas), bus=True)]
+
+    def _node(self, port: int) -> RedisServer:
+        options = {
+            "cluster-enabled": "yes",
+            "cluster-config-file": "nodes.conf",
+            "cluster-node-timeout": str(self._node_timeout),
+            "cluster-replica-validity-factor": "0",
+            "cluster-require-full-coverage": "no",
+            "repl-diskless-sync": "yes",
+            "repl-diskless-sync-delay": "0",
+            "repl-ping-replica-period": "1",
+        }
+        words = [word for key, value in options.items() for word in (f"--{key}", value)]
+        return RedisServer(*words, port=port, password=self._password, directory=self._directory / str(port))
+
+    @property
+    def addresses(self) -> list[Address]:
+        return [node.address for node in self.nodes]
+
+    @property
+    def running(self) -> list[RedisServer]:
+        return [node for node in self.nodes if node.process and node.process.poll() is None]
+
+    @property
+    def masters(self) -> list[RedisServer]:
+        """The nodes that are masters now, by their own word."""
+        return [node for node in self.running if node.role() == "master"]
+
+    def start(self) -> None:
+        """Starts all nodes and joins them. Raises RuntimeError or TimeoutError."""
+        masters, replicas = self._count
+        for node in self.nodes:
+            node.start()
+        self._progress(f"{len(self.nodes)} servers run on ports {', '.join(str(node.port) for node in self.nodes)}")
+        for number, node in enumerate(self.nodes[:masters]):
+            node.call(
+                "CLUSTER", "ADDSLOTSRANGE", SLOTS * number // masters, SLOTS * (number + 1) // masters - 1
+            )
+            node.call("CLUSTER", "SET-CONFIG-EPOCH", number + 1)
+        for node in self.nodes[1:]:
+            self.nodes[0].call("CLUSTER", "MEET", "127.0.0.1", node.port)
+        wait_until(
+            "every node knows every other",
+            lambda: all(int(node.state()["cluster_known_nodes"]) == len(self.nodes) for node in self.nodes),
+        )
+        for number, node in enumerate(self.nodes[masters:]):
+            node.replica_of = self.nodes[number % masters].id
+            node.call("CLUSTER", "REPLICATE", node.replica_of)
+        self._progress("joined; waiting until it is well")
+        self.wait_until_well()
+
+    def wait_until_well(self, seconds: float = 60.0) -> None:
+        """Waits until all nodes agree that all slots are served, and replicas follow their masters."""
+        wait_until("the cluster is well", self._is_well, seconds)
+
+    def _is_well(self) -> bool:
+        try:
+            for node in self.running:
+                state = node.state()
+                if state["cluster_state"] != "ok" or state["cluster_slots_ok"] != str(SLOTS):
+                    return False
+                if node.role() == "slave" and b"master_link_status:up" not in node.call("INFO", "replication"):
+                    return False
+            owners = [
+                sorted((first, last, master[1]) for first, last, master, *_ in node.call("CLUSTER", "SLOTS"))
+                for node in self.running
+            ]
+        except (OSError, ReplyError):
+            return False
+        return all(one == owners[0] for one in owners)
+
+    def master_of(self, key: str | bytes | int) -> RedisServer:
+        """The master of a key's slot, or of a slot, as another node of the cluster sees it."""
+        slot = key if isinstance(key, int) else slot_of(key.encode() if isinstance(key, str) else key)
+        for node in self.running:
+            for first, last, master, *_ in node.call("CLUSTER", "SLOTS"):
+                if first <= slot <= last:
+                    return next(one for one in self.nodes if one.port == master[1])
+        raise RuntimeError(f"slot {slot} has no master")
+
+    def replica_of(self, master: RedisServer) -> RedisServer:
+        """A replica that follows the master now."""
+        return next(
+            node for node in self.running if node.role() == "slave" and node.call("ROLE")[2] == master.port
+        )
+
+    def move_slot(self, slot: int, target: RedisServer, batch: int = 10) -> Iterator[int]:
+        """Migrates a slot as redis-cli does, a batch of keys at each step; yields the keys moved so far.
+
+        Between steps clients are answered with ASK and TRYAGAIN. The last step hands the slot over.
+        """
+        source = self.master_of(slot)
+        target.call("CLUSTER", "SETSLOT", slot, "IMPORTING", source.id)
+        source.call("CLUSTER", "SETSLOT", slot, "MIGRATING", target.id)
+        moved = 0
+        password = ["AUTH", self._password] if self._password else []
+        while keys := source.call("CLUSTER", "GETKEYSINSLOT", slot, batch):
+            source.call("MIGRATE", "127.0.0.1", target.port, "", 0, 5000, *password, "KEYS", *keys)
+            moved += len(keys)
+            yield moved
+        for node in (target, source, *self.masters):
+            with contextlib.suppress(ReplyError):
+                node.call("CLUSTER", "SETSLOT", slot, "NODE", target.id)
+        yield moved
+
+    def stop(self) -> None:
+        for node in self.nodes:
+            if node.process and node.process.poll() is None:
+                node.process.kill()
+        for node in self.nodes:
+            node.stop()
+        shutil.rmtree(self._directory, ignore_errors=True)
+
+    def __enter__(self) -> Self:
+        try:
+            self.start()
+        except BaseException:
+            self.stop()
+            raise
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.stop()
+

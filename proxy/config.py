@@ -1,0 +1,683 @@
+"""The two configuration files, in Overlord's format: what they may hold, and what they hold.
+
+``conf_proxy.toml`` is about the process (``ProxyConfig``), ``conf_cluster.toml`` holds one ``[[clusters]]``
+table for each cluster (``ClusterConfig``). The fields of these two classes are the only list of keys:
+each carries a ``Key`` that says how it is written, checked and documented.
+"""
+
+import dataclasses
+import difflib
+import os
+import re
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import MISSING, dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any, ClassVar
+
+import toml
+
+from proxy.address import Address
+
+LARGEST = 2**31 - 1
+LARGEST_SIZE = 2**40
+LONGEST_SHOWN = 200
+"""Characters of a value or a reason that an error message repeats."""
+
+
+class ConfigError(Exception):
+    """A configuration file that can't be used. ``str()`` is one line: where, which key, what is wrong."""
+
+
+# --- what a key is -------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Key:
+    """How one key is written, checked and documented."""
+
+    doc: str
+    kind: type
+    """bool, int or str: the TOML type of the value, or of every element when ``many``."""
+    many: bool = False
+    default: Any = MISSING
+    """The value when the file gives none; MISSING when it must."""
+    top: bool = False
+    """Whether it stands at the top of the file, not in a table."""
+    unit: str = ""
+    minimum: int = 0
+    maximum: int = LARGEST
+    choices: tuple[str, ...] = ()
+    otherwise: str = ""
+    """What to say of a value that is not one of ``choices``."""
+    parse: Callable[[str], Any] = str
+    """Turns a string into the value; raises ValueError."""
+    alias: str = ""
+    """Another name of the same key."""
+    at_most: str = ""
+    """The key of the same table whose value this one's must not exceed."""
+    secret: bool = False
+    """Never shown, logged or repeated in an error."""
+
+    def read(self, value: object) -> Any:
+        """The field's value for one in the file; the ValueError says what is wrong, never the value.
+
+        An empty string is no value, as in Overlord.
+        """
+        if type(value) is not self.kind:
+            raise ValueError(f"is {_kind(value)}; must be {_KINDS[self.kind]}")
+        if isinstance(value, str):
+            return self._read_text(value)
+        if isinstance(value, int) and self.kind is int and not self.minimum <= value <= self.maximum:
+            limits = f"{self.minimum} to {self.maximum} {self.unit}".rstrip()
+            raise ValueError(f"is out of range; must be {limits}")
+        return value
+
+    def _read_text(self, text: str) -> Any:
+        if not text and not self.many:
+            if self.default is MISSING:
+                raise ValueError("is empty; must be given")
+            return self.default
+        if not (text.isprintable() or self.secret):
+            raise ValueError("holds a character that can't be printed")
+        if any("\ud800" <= character <= "\udfff" for character in text):
+            raise ValueError("holds half of a surrogate pair; must be Unicode text")
+        if self.choices and text not in self.choices:
+            known = f"must be {' or '.join(map(repr, self.choices))}"
+            raise ValueError(self.otherwise or f"is not known{_did_you_mean(text, self.choices)}; {known}")
+        return self.parse(text)
+
+
+_KINDS: Mapping[type, str] = {
+    bool: "true or false",
+    int: "an integer",
+    str: "a string",
+    list: "an array of strings",
+}
+
+
+def _kind(value: object) -> str:
+    """What a value of a TOML file is, in TOML's words."""
+    kinds = {
+        bool: "a boolean",
+        int: "an integer",
+        float: "a float",
+        str: "a string",
+        list: "an array",
+        dict: "a table",
+    }
+    return next((name for kind, name in kinds.items() if isinstance(value, kind)), "a date or time")
+
+
+def _key(kind: type, doc: str, default: Any = MISSING, **how: Any) -> Any:
+    key = Key(doc=doc, kind=kind, default=default, **how)
+    return dataclasses.field(default=default, repr=not key.secret, metadata={"key": key})
+
+
+_text, _number, _switch = partial(_key, str), partial(_key, int), partial(_key, bool)
+_milliseconds = partial(_key, int, unit="ms")
+_bytes = partial(_key, int, unit="bytes", minimum=1)
+
+
+def keys(config: type["ProxyConfig | ClusterConfig | Options"]) -> Iterator[tuple[str, str, Key]]:
+    """Table ("" is the top of the file), name and declaration of every key, as they are declared."""
+    for field in dataclasses.fields(config):
+        key = field.metadata["key"]
+        yield "" if key.top else config.TABLE, field.name, key
+
+
+# --- how some strings are read -------------------------------------------------------------------
+
+
+def _listen(text: str) -> Address:
+    return Address.parse(text, default_host="0.0.0.0")
+
+
+_SERVER = re.compile(r"(?P<address>(\[[^\]]*\]|[^:]*):[^:]*)(:(?P<weight>[^:]*))?")
+
+
+def _server(text: str) -> Address:
+    """``host:port``, or Overlord's ``host:port:weight`` or ``host:port:weight alias`` cut to that."""
+    address, space, alias = text.partition(" ")
+    if not (match := _SERVER.fullmatch(address)):
+        return Address.parse(address)
+    weight = match["weight"]
+    if weight is not None and not (weight.isascii() and weight.isdigit()):
+        raise ValueError(f"weight {weight!r} is not a number of at least 0")
+    if space and (weight is None or not alias or " " in alias):
+        raise ValueError("is not host:port, host:port:weight or host:port:weight alias")
+    return Address.parse(match["address"])
+
+
+LONGEST_UNIX_PATH = 107
+"""Bytes of a unix socket's path the kernel takes (unix(7): 108 with the final zero)."""
+
+
+def _unix(text: str) -> str:
+    if not text.startswith("/"):
+        raise ValueError("is not an absolute path, as listen_proto 'unix' needs")
+    if len(os.fsencode(text)) > LONGEST_UNIX_PATH:
+        raise ValueError(f"is too long; a unix socket's path has at most {LONGEST_UNIX_PATH} bytes")
+    return os.path.normpath(text)
+
+
+_LISTEN: Mapping[str, Callable[[str], Address | str]] = {"tcp": _listen, "unix": _unix}
+
+
+# --- the keys ------------------------------------------------------------------------------------
+
+HASH_METHODS = (
+    "fnv1a_64",
+    "fnv1a64",
+    "fnv1a_32",
+    "fnv1_64",
+    "fnv1_32",
+    "crc16",
+    "crc32",
+    "crc32a",
+    "md5",
+    "sha1",
+    "one_on_time",
+    "hsieh",
+    "murmur",
+)
+"""Every name that Overlord or its example files know."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ProxyConfig:
+    """The process: ``conf_proxy.toml``. Times are in ms, sizes in bytes."""
+
+    TABLE: ClassVar = "proxy"
+
+    stat: Address | None = _text(  # noqa: RUF009
+        "Address of the HTTP server for /metrics, /healthz and /slowlog. Empty: none.",
+        None,
+        top=True,
+        parse=_listen,
+    )
+    pprof: Address | None = _text(  # noqa: RUF009
+        "Address of the HTTP server for /debug/pprof; may be the same as stat. Empty: none.",
+        None,
+        top=True,
+        parse=_listen,
+    )
+    stdout: bool = _switch("Log to standard output.", False, top=True)
+    debug: bool = _switch(
+        "Log to standard output, the same as stdout; log_lv says how much.", False, top=True
+    )
+    log: str = _text("File to log to; opened anew when logrotate has renamed it. Empty: none.", "", top=True)
+    log_lv: int = _number(
+        "How much to log: 0 to 2 what happens, 3 and more also each detail.", 0, top=True, alias="log_vl"
+    )
+
+    read_timeout: int = _milliseconds(
+        "A client that sends nothing for so long is disconnected. 0: no limit.", 0
+    )
+    write_timeout: int = _milliseconds(
+        "A client that does not take its replies for so long is disconnected. 0: no limit.", 0
+    )
+    max_connections: int = _number(
+        "Most clients at once, of all clusters together; more are refused. 0: no limit.", 0
+    )
+    use_metrics: bool = _switch("Serve /metrics.", False)
+    threads: int = _number(
+        "Workers, one thread each. 0: as many as CPUs this process may use.", 0, maximum=1024
+    )
+    shutdown_timeout: int = _milliseconds(
+        "How long the end of the process waits for requests in flight.", 10_000
+    )
+    tcp_keepalive: int = _milliseconds(
+        "A silent client connection is probed after so long. 0: never.", 60_000, maximum=32_767_000
+    )
+    max_pipeline: int = _number(
+        "Most requests of one client in flight; past it we read no more from that client.",
+        1024,
+        unit="requests",
+        minimum=1,
+    )
+    pipeline_bytes: int = _bytes("The same limit in bytes of requests.", 4 << 20, maximum=LARGEST_SIZE)
+    output_pause: int = _bytes(
+        "A client with more unread replies than this is read from no more until it takes them.",
+        1 << 20,
+        maximum=LARGEST_SIZE,
+        at_most="output_limit",
+    )
+    output_limit: int = _bytes(
+        "A client with more unread replies than this is disconnected.", 1 << 30, maximum=LARGEST_SIZE
+    )
+    query_limit: int = _bytes("Largest request.", 1 << 30)
+    max_bulk_length: int = _bytes("Largest argument of a request.", 512 << 20)
+    max_arguments: int = _number("Most arguments of a request.", 1 << 20, unit="arguments", minimum=1)
+    max_inline_length: int = _bytes("Longest request written as a plain line.", 64 << 10)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClusterConfig:
+    """One ``[[clusters]]`` table of ``conf_cluster.toml``. Times are in ms unless said otherwise."""
+
+    TABLE: ClassVar = "clusters"
+
+    name: str = _text("What metrics and logs call the cluster; unique.")
+    cache_type: str = _text(
+        "What is behind the proxy.",
+        "redis_cluster",
+        choices=("redis_cluster",),
+        otherwise="is not supported yet; only redis_cluster is",
+    )
+    hash_method: str = _text(
+        "Overlord's hash function. It has no effect on a Redis Cluster, where CRC16 gives a key's slot.",
+        "fnv1a_64",
+        choices=HASH_METHODS,
+    )
+    hash_distribution: str = _text(
+        "How keys are spread. It has no effect on a Redis Cluster, which spreads them by slot.",
+        "ketama",
+        choices=("ketama",),
+        otherwise="is not known; must be 'ketama', which has no effect: a Redis Cluster places keys by slot",
+    )
+    hash_tag: str = _text(
+        "The part of a key that is hashed, if the key has such a part.",
+        "{}",
+        choices=("{}",),
+        otherwise="can't be honoured: the hash tag of a Redis Cluster is always '{}'",
+    )
+    listen_proto: str = _text("What clients connect with: tcp or unix.", "tcp", choices=tuple(_LISTEN))
+    listen_addr: Address | str = _text(  # noqa: RUF009
+        "Where clients connect: host:port, [IPv6]:port, or a port alone for 0.0.0.0; or for unix a path.",
+    )
+    redis_auth: str = _text("Password for the servers. Empty: no authentication.", "", secret=True)
+    redis_user: str = _text("ACL user that the password belongs to. Empty: the servers' default user.", "")
+    dial_timeout: int = _milliseconds("How long connecting to a server may take. 0: no limit of ours.", 0)
+    read_timeout: int = _milliseconds("How long a server may take to reply. 0: no limit.", 0)
+    write_timeout: int = _milliseconds(
+        "How long a server may take nothing of what is written to it. 0: no limit.", 0
+    )
+    node_connections: int = _number(
+        "Connections to each server, shared out among the workers, which have at least one each.",
+        2,
+        unit="connections",
+        minimum=1,
+        maximum=1024,
+    )
+    ping_fail_limit: int = _number(
+        "Pings in a row that must fail before ping_auto_eject acts. 0 and 1: the first.",
+        3,
+        unit="pings",
+    )
+    ping_auto_eject: bool = _switch(
+        "Send nothing more to a server that fails its pings, until one succeeds.", False
+    )
+    slowlog_slower_than: int = _number(
+        "Requests that take longer go into the slow log. 0: none.", 0, unit="µs"
+    )
+    servers: tuple[Address, ...] = _text(
+        "Where the cluster is found: its configuration endpoint, or any of its nodes. Names are resolved anew"
+        " each time. A weight and an alias after the port, as Overlord has them, are ignored.",
+        many=True,
+        parse=_server,
+    )
+    topology_interval: int = _milliseconds(
+        "How often the cluster is asked for its slots while nothing seems to have changed.",
+        10_000,
+        minimum=1,
+    )
+    topology_floor: int = _milliseconds(
+        "The least time between two such questions, however much seems to have changed.",
+        100,
+        at_most="topology_interval",
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Config:
+    """Both files, with the flags that override them."""
+
+    proxy: ProxyConfig
+    clusters: tuple[ClusterConfig, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Options:
+    """What only flags say."""
+
+    TABLE: ClassVar = "flags"
+
+    slowlog: str = _text("File to which the slow log is written. Empty: none.", "")
+    slower_max_bytes: int = _bytes(
+        "Size at which that file is rotated. 0: never.", 500_000_000, minimum=0, maximum=LARGEST_SIZE
+    )
+    slower_backup_count: int = _number("Rotated files that are kept.", 7, unit="files", maximum=1000)
+
+
+# Keys that Overlord reads and we can't honour.
+_REFUSED: Mapping[tuple[str, str], str] = {
+    ("", "family"): "has no effect, here as in Overlord; remove it",
+    ("", "host"): "has no effect, here as in Overlord; remove it",
+    ("clusters", "node_pipe_count"): (
+        "has no counterpart, as requests are not sent in batches; max_pipeline in [proxy] of the -conf file"
+        " limits what a client has in flight"
+    ),
+}
+
+# --- a file --------------------------------------------------------------------------------------
+
+_BARE = re.compile(r"[A-Za-z0-9_-]+")
+_HEADER = re.compile(r"""\s*\[\[?\s*["']?([\w.-]+)["']?\s*\]\]?\s*(#.*)?""")
+_ASSIGNMENT = re.compile(r"""\s*["']?([\w.-]+)["']?\s*=""")
+_END = "[end-of-file]"
+_MOST_LINES = 1000
+
+# How the parser's complaints begin, and our words; its own may repeat a piece of the file, even a password.
+_COMPLAINTS: Mapping[str, str] = {
+    "Unbalanced quotes": "a string is not closed",
+    "Unterminated string": "a string is not closed",
+    "Key name found without value": "a key has no = after it",
+    "Found empty keyname": "there is no key before =",
+    "Empty value": "a key has no value",
+    "Found tokens after a closed string": "something follows the end of a string; or a comma or ] is missing",
+    "Found invalid character": "a key is made of letters, digits, _ and -, and = comes after it",
+    "invalid literal for int": "a value is neither a number, nor true or false, nor a string in quotes",
+    "could not convert string to float": "a value is not a number",
+    "Invalid date or number": "a value is neither a number, nor true or false, nor a string in quotes",
+    "Only all lowercase booleans": "true and false are written in lower case",
+    "Weirdness with leading zeroes": "a number has leading zeros or stray underscores",
+    "Not a homogeneous array": "an array holds values of different types",
+    "Reserved escape sequence": "a string holds an unknown escape; write a backslash as \\\\",
+    "Invalid escape sequence": "a string holds an unknown escape; write a backslash as \\\\",
+    "Duplicate keys": "a key is given twice",
+    "What? ": "a table is given twice",
+    "Key group not on a line by itself": "a table's header is not closed, or is not alone in its line",
+    "Invalid group name": "a table's name is made of letters, digits, _ and -",
+}
+
+
+class _File:
+    """One file, parsed, and where its keys stand in it."""
+
+    def __init__(self, path: Path) -> None:
+        self.name = shown(path)
+        self.lines: list[str] = []
+        self._where: dict[tuple[str, int, str], int] = {}
+        text = self._text(path)
+        self.lines = text.split("\n")
+        self.tables = self._parse(text)
+        self._scan()
+
+    def error(self, problem: str, line: int | None = None) -> ConfigError:
+        return ConfigError(f"{self.name}{f':{line}' if line else ''}: {_clip(problem, 3 * LONGEST_SHOWN)}")
+
+    def _text(self, path: Path) -> str:
+        try:
+            data = path.read_bytes()
+        except (OSError, ValueError) as error:
+            raise self.error(f"can't be read: {getattr(error, 'strerror', None) or error}") from None
+        try:
+            text = data.decode("utf-8-sig")
+        except UnicodeDecodeError as error:
+            raise self.error("is not UTF-8 text", data.count(b"\n", 0, error.start) + 1) from None
+        return text.replace("\r\n", "\n")
+
+    def _parse(self, text: str) -> dict[str, Any]:
+        try:
+            return _tables(text)
+        except toml.TomlDecodeError as error:
+            reason = next((ours for theirs, ours in _COMPLAINTS.items() if error.msg.startswith(theirs)), "")
+            problem = f"is not TOML: {reason}" if reason else "is not TOML"
+            raise self.error(problem, min(error.lineno, len(self.lines))) from None
+        except EOFError as error:
+            raise self.error(f"is not TOML: {error}", self._culprit()) from None
+        except Exception:  # it has no list of what it raises
+            raise self.error("is not TOML", self._culprit()) from None
+
+    def _culprit(self) -> int | None:
+        """The line of the first statement that the parser can't take, for errors that don't tell."""
+        for good in reversed(range(len(self.lines) if len(self.lines) <= _MOST_LINES else 0)):
+            try:
+                _tables("\n".join(self.lines[:good]))
+            except Exception:
+                continue
+            return good + 1
+        return None
+
+    def _scan(self) -> None:
+        """Finds the lines of tables and keys, which the parser does not tell."""
+        table, seen = "", Counter[str]()
+        for number, line in enumerate(self.lines, 1):
+            if header := _HEADER.fullmatch(line):
+                table = header[1]
+                seen[table] += 1
+                self._where[table, seen[table], ""] = number
+            elif assignment := _ASSIGNMENT.match(line):
+                prefix, _, key = assignment[1].rpartition(".")
+                self._where.setdefault((prefix or table, max(seen[prefix or table], 1), key), number)
+
+    def line(self, table: str, index: int, key: str, text: str = "") -> int | None:
+        """The line of a key, or of a ``text`` in its value; of the table if there is no such key."""
+        places = ((table, index, key), (table, index, ""), ("", 1, table))
+        line = next((self._where[place] for place in places if place in self._where), None)
+        if not (line and text):
+            return line
+        following = range(line, len(self.lines) + 1)
+        return next((number for number in following if text in self.lines[number - 1]), line)
+
+
+def _tables(text: str) -> dict[str, Any]:
+    # The parser takes a string or an array that the end of the text cuts off, and loses a part of it.
+    # A table after the end shows whether it was still inside one.
+    tables: dict[str, Any] = toml.loads(f"{text}\n{_END}\n")
+    if tables.pop(_END.strip("[]"), None) != {}:
+        raise EOFError("a string or an array is not closed")
+    return tables
+
+
+@dataclass(frozen=True, slots=True)
+class _Table:
+    """One table of a file: what it holds, and where."""
+
+    file: _File
+    name: str
+    values: Mapping[str, Any]
+    index: int = 1
+    """1 for the first of its name."""
+
+    def error(self, key: str, problem: str, shown: str = "", *, item: str = "") -> ConfigError:
+        """``shown``: the value as the message shows it; ``item``: the element of an array it is about."""
+        label = {"": "", "clusters": "[[clusters]] "}.get(self.name, f"[{self.name}] ")
+        what = f"{label}{key}".rstrip() + (f" = {shown}" if shown else "")
+        line = self.file.line(self.name, self.index, key, item)
+        return self.file.error(f"{what}: {problem}" if what else problem, line)
+
+    def read(self, config: type[ProxyConfig | ClusterConfig]) -> dict[str, Any]:
+        """The values of those of ``config``'s fields that stand in this table."""
+        declared = {name: key for table, name, key in keys(config) if table == self.name}
+        names = {written: name for name, key in declared.items() for written in (name, key.alias) if written}
+        found: dict[str, Any] = {}
+        for written, value in self.values.items():
+            if written not in names:
+                self.refuse(written, value, names)
+                continue
+            key = declared[names[written]]
+            read = self._items(written, key, value) if key.many else self._value(written, key, value)
+            if found.setdefault(names[written], read) != read:
+                other = key.alias if written == names[written] else names[written]
+                raise self.error(
+                    written, f"differs from {other}, which means the same; give one", _show(value)
+                )
+        for name, key in declared.items():
+            if key.default is MISSING and name not in found:
+                raise self.error("", f"{name} is missing; must be given")
+        return found
+
+    def _value(self, name: str, key: Key, value: object) -> Any:
+        try:
+            return key.read(value)
+        except ValueError as error:
+            raise self.error(name, str(error), "(hidden)" if key.secret else _show(value)) from None
+
+    def _items(self, name: str, key: Key, value: object) -> tuple[Any, ...]:
+        if not isinstance(value, list):
+            raise self.error(name, f"is {_kind(value)}; must be {_KINDS[list]}", _show(value))
+        if not value:
+            raise self.error(name, "is empty; must hold at least one", "[]")
+        read = []
+        for item in value:
+            try:
+                read.append(key.read(item))
+            except ValueError as error:
+                raise self.error(name, str(error), _show(item), item=str(item)) from None
+        return tuple(dict.fromkeys(read))
+
+    def refuse(self, name: str, value: object, names: Iterable[str]) -> None:
+        """Raises for a key that nothing reads, unless it is an empty one of Overlord's."""
+        if reason := _REFUSED.get((self.name, name)):
+            if value == "":
+                return
+            raise self.error(name, reason, _show(value))
+        if not _BARE.fullmatch(name):  # The parser went astray: what it took for a key may hold a password.
+            raise self.error("", f"is not TOML: {_COMPLAINTS['Found invalid character']}")
+        homes = [
+            _HOMES[table] for config in _CONFIGS for table, known, _ in keys(config) if name in (known, table)
+        ]
+        if homes:
+            raise self.error(name, f"is not known here; belongs in {' or '.join(dict.fromkeys(homes))}")
+        raise self.error(name, f"is not a known key{_did_you_mean(name, names)}")
+
+    def compare(self, config: ProxyConfig | ClusterConfig) -> None:
+        """Raises for a value that is larger than that of the key it must not exceed."""
+        for table, name, key in keys(type(config)):
+            if table == self.name and key.at_most:
+                value, limit = getattr(config, name), getattr(config, key.at_most)
+                if value > limit:
+                    given = name if name in self.values else key.at_most
+                    problem = f"{name} is {value} and {key.at_most} {limit} {key.unit}; must be at most that"
+                    raise self.error(given, problem, _show(self.values.get(given)))
+
+
+_CONFIGS = (ProxyConfig, ClusterConfig)
+_HOMES: Mapping[str, str] = {
+    "": "the top of the -conf file",
+    "proxy": "[proxy] in the -conf file",
+    "clusters": "[[clusters]] in the -cluster file",
+}
+
+
+def shown(path: Path | str) -> str:
+    """A file's name as messages write it: on one line, whatever it is made of."""
+    name = str(path)
+    return _clip(name if name.isprintable() else ascii(name))
+
+
+def _show(value: object) -> str:
+    """A value as TOML writes it; of arrays, tables and dates only what they are."""
+    if isinstance(value, str):
+        return repr(_clip(value))
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, int):
+        return str(value) if abs(value) < 2**64 else _clip(hex(value))
+    return str(value) if isinstance(value, float) else f"({_kind(value)})"
+
+
+def _clip(text: str, longest: int = LONGEST_SHOWN) -> str:
+    return text if len(text) <= longest else f"{text[:longest]}..."
+
+
+def _did_you_mean(text: str, known: Iterable[str]) -> str:
+    close = difflib.get_close_matches(text.lower(), known, 1)
+    return f"; did you mean {close[0]}?" if close else ""
+
+
+# --- both files ----------------------------------------------------------------------------------
+
+
+def load(
+    cluster: Path | str,
+    conf: Path | str | None = None,
+    *,
+    proxy_flags: Mapping[str, Any] | None = None,
+    cluster_flags: Mapping[str, Any] | None = None,
+) -> Config:
+    """Reads both files; raises ConfigError.
+
+    Without ``conf`` the process has Overlord's built-in settings: metrics are on, all else is off.
+    The flags are fields of ProxyConfig, and of every ClusterConfig, that override the files.
+    """
+    proxy, top = _load_proxy(_File(Path(conf))) if conf else (ProxyConfig(use_metrics=True), None)
+    proxy = replace(proxy, **(proxy_flags or {}))
+    if top and proxy.stat and proxy.pprof and proxy.stat != proxy.pprof and proxy.stat.overlaps(proxy.pprof):
+        problem = f"can't be had beside stat, {proxy.stat}; must be the same, or have another port or host"
+        raise top.error("pprof", problem, _show(str(proxy.pprof)))
+    loaded = _load_clusters(_File(Path(cluster)))
+    clusters = [(table, replace(config, **(cluster_flags or {}))) for table, config in loaded]
+    _check_names(clusters)
+    _check_addresses(proxy, clusters)
+    return Config(proxy, tuple(config for _, config in clusters))
+
+
+def _load_proxy(file: _File) -> tuple[ProxyConfig, _Table]:
+    """What the file says, and the table at its top."""
+    values = dict(file.tables)
+    proxy = values.pop("proxy", {})
+    top, table = _Table(file, "", values), _Table(file, "proxy", proxy)
+    if not isinstance(proxy, dict):
+        raise table.error("", f"is {_kind(proxy)}; must be a table")
+    config = ProxyConfig(**top.read(ProxyConfig), **table.read(ProxyConfig))
+    table.compare(config)
+    return config, top
+
+
+def _load_clusters(file: _File) -> Iterator[tuple[_Table, ClusterConfig]]:
+    top = _Table(file, "", {name: value for name, value in file.tables.items() if name != "clusters"})
+    for name, value in top.values.items():
+        top.refuse(name, value, ("clusters",))
+    clusters = file.tables.get("clusters", [])
+    if not (isinstance(clusters, list) and all(isinstance(cluster, dict) for cluster in clusters)):
+        problem = f"clusters is {_kind(clusters)}; must be one [[clusters]] table for each cluster"
+        raise file.error(problem, file.line("clusters", 1, ""))
+    if not clusters:
+        raise file.error("has no [[clusters]] table; must have one for each cluster")
+    for index, values in enumerate(clusters, 1):
+        table = _Table(file, "clusters", values, index)
+        yield table, _read_cluster(table)
+
+
+def _read_cluster(table: _Table) -> ClusterConfig:
+    config = ClusterConfig(**table.read(ClusterConfig))
+    table.compare(config)
+    if config.redis_user and not config.redis_auth:
+        raise table.error(
+            "redis_user", "redis_auth is missing; must be its password", _show(config.redis_user)
+        )
+    listen = str(config.listen_addr)
+    try:
+        return replace(config, listen_addr=_LISTEN[config.listen_proto](listen))
+    except ValueError as error:
+        raise table.error("listen_addr", str(error), _show(listen)) from None
+
+
+def _check_names(clusters: Sequence[tuple[_Table, ClusterConfig]]) -> None:
+    names = Counter[str]()
+    for table, config in clusters:
+        names[config.name] += 1
+        if names[config.name] > 1:
+            raise table.error("name", "is another cluster's name too; must be unique", _show(config.name))
+
+
+def _check_addresses(proxy: ProxyConfig, clusters: Sequence[tuple[_Table, ClusterConfig]]) -> None:
+    taken: list[tuple[str, Address | str]] = [
+        (name, address) for name, address in (("stat", proxy.stat), ("pprof", proxy.pprof)) if address
+    ]
+    for table, config in clusters:
+        for owner, address in taken:
+            if _clash(config.listen_addr, address):
+                problem = f"is taken by {owner}, which listens on {address}; must be another address"
+                raise table.error("listen_addr", problem, _show(str(config.listen_addr)))
+        taken.append((f"cluster {config.name!r}", config.listen_addr))
+
+
+def _clash(one: Address | str, other: Address | str) -> bool:
+    if isinstance(one, Address) and isinstance(other, Address):
+        return one.overlaps(other)
+    return one == other

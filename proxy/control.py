@@ -1,0 +1,118 @@
+"""A blocking connection to a server, for everything outside the data plane.
+
+hiredis parses and packs. Topology, pings, handshakes, the lab and the tests speak through it.
+"""
+
+import socket
+from collections.abc import Sequence
+from types import TracebackType
+from typing import Any, Self
+
+import hiredis
+
+from proxy.address import Address
+from proxy.keepalive import keep_alive
+
+Word = str | bytes | int | float
+
+
+class ReplyError(Exception):
+    """An error a server answered with. ``str()`` is the reply without its leading minus."""
+
+
+def addresses_of(address: Address) -> list[Address]:
+    """Every address a name resolves to now, each once. Raises OSError."""
+    try:
+        found = socket.getaddrinfo(address.host, address.port, type=socket.SOCK_STREAM)
+    except OSError as error:
+        raise OSError(error.errno, f"{address}: {error.strerror or error}") from error
+    return list(dict.fromkeys(Address(str(entry[4][0]), address.port) for entry in found))
+
+
+class Connection:
+    """One connection, one request at a time or a pipeline."""
+
+    def __init__(self, connected: socket.socket, address: Address) -> None:
+        self.address = address
+        self._socket = connected
+        self._reader = hiredis.Reader(replyError=ReplyError)
+
+    @classmethod
+    def open(
+        cls,
+        address: Address,
+        *,
+        dial_timeout: float = 0,
+        timeout: float = 0,
+        user: str = "",
+        password: str = "",
+        protocol: int = 2,
+    ) -> "Connection":
+        """Connects to the first of the name's addresses that lets us, and authenticates.
+
+        Times are in seconds, 0 = no limit; ``dial_timeout`` is for each address. Raises OSError, or
+        ReplyError when the server turns the user or the protocol down.
+        """
+        reason: OSError | None = None
+        for one in addresses_of(address):
+            try:
+                connected = socket.create_connection((one.host, one.port), dial_timeout or None)
+            except OSError as error:
+                reason = OSError(error.errno, f"{one}: {error.strerror or error}")
+                continue
+            connected.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            keep_alive(connected)
+            connected.settimeout(timeout or None)
+            connection = cls(connected, one)
+            try:
+                connection._greet(user, password, protocol)
+            except BaseException:
+                connection.close()
+                raise
+            return connection
+        raise reason or OSError(f"{address}: has no address")
+
+    def _greet(self, user: str, password: str, protocol: int) -> None:
+        if password:
+            self.call("AUTH", *([user] if user else []), password)
+        if protocol != 2:
+            self.call("HELLO", protocol)
+
+    def call(self, *args: Word) -> Any:
+        """Asks and waits for the reply; raises ReplyError for an error reply, OSError if none comes."""
+        reply = self.pipeline([args])[0]
+        if isinstance(reply, ReplyError):
+            raise reply
+        return reply
+
+    def pipeline(self, commands: Sequence[Sequence[Word]]) -> list[Any]:
+        """Asks all at once; error replies stand in the list as ReplyError objects."""
+        try:
+            self._socket.sendall(b"".join(hiredis.pack_command(tuple(command)) for command in commands))
+            return [self._read() for _ in commands]
+        except TimeoutError as error:
+            raise TimeoutError(f"{self.address}: no answer in time") from error
+        except OSError as error:
+            raise OSError(error.errno, f"{self.address}: {error.strerror or error}") from error
+
+    def _read(self) -> Any:
+        while (reply := self._reader.gets()) is False:
+            data = self._socket.recv(65536)
+            if not data:
+                raise ConnectionError("closed the connection")
+            self._reader.feed(data)
+        return reply
+
+    def detach(self) -> int:
+        """Gives the descriptor up, made nonblocking."""
+        self._socket.setblocking(False)
+        return self._socket.detach()
+
+    def close(self) -> None:
+        self._socket.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.close()

@@ -1,0 +1,101 @@
+"""Pings the masters of a cluster, so that one that hangs is known before a client waits for it."""
+
+import logging
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+
+from proxy.address import Address
+from proxy.config import ClusterConfig
+from proxy.control import Connection, ReplyError
+
+log = logging.getLogger("proxy.pinger")
+
+INTERVAL = 1.0
+"""Seconds between two pings of a server."""
+TIMEOUT = 0.5
+"""Seconds a server may take to connect, and to answer."""
+MOST_AT_ONCE = 16
+
+
+class Pinger:
+    """One cluster's pings. ``report(server, alive)`` is called, in the pinger's thread, when that changes."""
+
+    def __init__(
+        self,
+        cluster: ClusterConfig,
+        masters: Callable[[], tuple[Address, ...]],
+        report: Callable[[Address, bool], None],
+    ) -> None:
+        self.failures: dict[Address, int] = {}
+        """Pings without an answer, by server, since the start."""
+        self._cluster = cluster
+        self._masters = masters
+        self._report = report
+        self._limit = max(1, cluster.ping_fail_limit)
+        self._in_a_row: dict[Address, int] = {}
+        self._connections: dict[Address, Connection] = {}
+        self._stopping = threading.Event()
+        self._threads = ThreadPoolExecutor(MOST_AT_ONCE, thread_name_prefix=f"ping-{cluster.name}")
+        self._thread = threading.Thread(target=self._run, name=f"pinger-{cluster.name}", daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def stop(self) -> None:
+        self._stopping.set()
+        self._threads.shutdown(wait=False, cancel_futures=True)
+        self._thread.join(TIMEOUT)
+
+    def _run(self) -> None:
+        while not self._stopping.wait(INTERVAL):
+            masters = self._masters()
+            for gone in set(self._in_a_row) - set(masters):
+                self._forget(gone)
+            try:
+                answers = list(self._threads.map(self._ping, masters))
+            except RuntimeError:
+                return  # shut down meanwhile
+            for server, alive in zip(masters, answers, strict=True):
+                self._count(server, alive)
+
+    def _ping(self, server: Address) -> bool:
+        try:
+            connection = self._connections.get(server)
+            if connection is None:
+                connection = Connection.open(
+                    server,
+                    dial_timeout=TIMEOUT,
+                    timeout=TIMEOUT,
+                    user=self._cluster.redis_user,
+                    password=self._cluster.redis_auth,
+                )
+                self._connections[server] = connection
+            connection.call("PING")
+        except (OSError, ReplyError) as error:
+            log.debug("cluster=%s server=%s ping: %s", self._cluster.name, server, error)
+            if broken := self._connections.pop(server, None):
+                broken.close()
+            return False
+        return True
+
+    def _count(self, server: Address, alive: bool) -> None:
+        before = self._in_a_row.get(server, 0)
+        self._in_a_row[server] = 0 if alive else before + 1
+        self.failures.setdefault(server, 0)
+        if not alive:
+            self.failures[server] += 1
+            if before + 1 == self._limit:
+                log.warning("cluster=%s server=%s fails its pings (%d)", self._cluster.name, server, before + 1)
+                self._report(server, False)
+        elif before >= self._limit:
+            log.info("cluster=%s server=%s answers its pings again", self._cluster.name, server)
+            self._report(server, True)
+
+    def _forget(self, server: Address) -> None:
+        """Drops what is kept of a server that is no master any more."""
+        if self._in_a_row.pop(server) >= self._limit:
+            self._report(server, True)  # should it come back, it starts anew
+        self.failures.pop(server, None)
+        if connection := self._connections.pop(server, None):
+            connection.close()

@@ -1,0 +1,263 @@
+"""Which server owns which slots: asked of the cluster itself, and kept up to date.
+
+A topology is immutable and replaced whole. It comes from CLUSTER SLOTS of any server that can be
+reached: the configured ones, whose names are resolved anew each time, and every one learnt since.
+Source: https://redis.io/docs/latest/commands/cluster-slots/
+"""
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from proxy.address import Address
+from proxy.config import ClusterConfig
+from proxy.control import Connection, ReplyError, addresses_of
+
+log = logging.getLogger("proxy.topology")
+
+SLOTS = 16384
+UNSETTLED_INTERVAL = 0.25
+"""Seconds between two fetches while the last one failed or left slots without a server."""
+LONGEST_ASK = 2.0
+"""Seconds one server may take to be asked when the configuration sets no limit."""
+DEAD_FOR = 5.0
+"""Seconds a server that could not be asked is asked only after all others."""
+REPEAT = 10.0
+"""Seconds before the same warning is logged again."""
+
+
+@dataclass(frozen=True, slots=True)
+class Shard:
+    """A master, its slots as inclusive ranges in order, and its replicas."""
+
+    master: Address
+    ranges: tuple[tuple[int, int], ...]
+    replicas: tuple[Address, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Topology:
+    """All shards, ordered by master, and the version of the server that told of them."""
+
+    shards: tuple[Shard, ...]
+    redis_version: str = ""
+
+    @property
+    def slots_covered(self) -> int:
+        return sum(last - first + 1 for shard in self.shards for first, last in shard.ranges)
+
+    @property
+    def covered(self) -> bool:
+        """Whether every slot has a server."""
+        return self.slots_covered == SLOTS
+
+    @property
+    def masters(self) -> tuple[Address, ...]:
+        return tuple(shard.master for shard in self.shards)
+
+    @property
+    def servers(self) -> tuple[Address, ...]:
+        """Masters, then replicas, each once."""
+        replicas = (replica for shard in self.shards for replica in shard.replicas)
+        return tuple(dict.fromkeys([*self.masters, *replicas]))
+
+
+def parse_slots(reply: Any, asked: Address, redis_version: str = "") -> Topology:
+    """Reads a CLUSTER SLOTS reply that ``asked`` gave. Raises ValueError when it is not one.
+
+    A server without a host is the one that was asked, at another port; one whose host is unknown
+    ("?") or that has no port is left out.
+    """
+    owned: dict[Address, list[tuple[int, int]]] = {}
+    replicas: dict[Address, list[Address]] = {}
+    try:
+        for first, last, *nodes in reply:
+            if not 0 <= first <= last < SLOTS:
+                raise ValueError(f"slots {first} to {last}")
+            found = [_node(node, asked) for node in nodes]
+            if not found or found[0] is None:
+                continue
+            owned.setdefault(found[0], []).append((first, last))
+            known = replicas.setdefault(found[0], [])
+            known.extend(node for node in found[1:] if node is not None and node not in known)
+    except (TypeError, ValueError, AttributeError, IndexError) as error:
+        raise ValueError(f"{asked}: not a reply to CLUSTER SLOTS: {error}") from error
+    return Topology(
+        tuple(
+            Shard(master, tuple(sorted(ranges)), tuple(sorted(replicas[master])))
+            for master, ranges in sorted(owned.items())
+        ),
+        redis_version,
+    )
+
+
+def _node(node: Sequence[Any], asked: Address) -> Address | None:
+    host, port = node[0], int(node[1])
+    name = host.decode() if host else asked.host
+    return None if name == "?" or not 0 < port < 65536 else Address(name, port)
+
+
+class TopologyThread:
+    """Keeps one cluster's topology; ``publish`` is called, in this thread, whenever it changed."""
+
+    def __init__(self, cluster: ClusterConfig, publish: Callable[[Topology], None]) -> None:
+        self.current: Topology | None = None
+        self.last_error = ""
+        self.fetched_at = 0.0
+        """When the last fetch succeeded, by time.monotonic()."""
+        self._cluster = cluster
+        self._publish = publish
+        self._wanted = ""
+        self._stopping = False
+        self._changed = threading.Condition()
+        self._last_good: Address | None = None
+        self._dead: dict[Address, float] = {}
+        self._versions: dict[Address, str] = {}
+        self._said: dict[str, float] = {}
+        self._thread = threading.Thread(target=self._run, name=f"topology-{cluster.name}", daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Ends the thread; one that is waiting for a server is left to end by itself."""
+        with self._changed:
+            self._stopping = True
+            self._changed.notify()
+        self._thread.join(0.5)
+
+    def refresh(self, reason: str) -> None:
+        """Has the topology fetched as soon as may be; returns at once. A fetch under way does not count."""
+        with self._changed:
+            self._wanted = self._wanted or reason
+            self._changed.notify()
+
+    # --- the thread --------------------------------------------------------------------------
+
+    def _run(self) -> None:
+        floor = self._cluster.topology_floor / 1000
+        steady = self._cluster.topology_interval / 1000
+        while not self._stopping:
+            with self._changed:
+                reason, self._wanted = self._wanted, ""
+            began = time.monotonic()
+            try:
+                settled = self._fetch(reason)
+            except Exception:
+                log.exception("cluster=%s fetching the topology", self._cluster.name)
+                settled = False
+            pause = steady if settled else max(floor, UNSETTLED_INTERVAL)
+            with self._changed:
+                self._changed.wait_for(lambda: self._stopping or self._wanted, pause)
+                # Never more often than the floor, however many ask for it.
+                self._changed.wait_for(lambda: self._stopping, began + floor - time.monotonic())
+
+    def _fetch(self, reason: str) -> bool:
+        """Asks until one server tells of all slots; False when none did."""
+        best: tuple[tuple[bool, int], Topology, Address] | None = None
+        for server in self._candidates():
+            if self._stopping:
+                return False
+            try:
+                healthy, topology = self._ask(server)
+            except (OSError, ReplyError, ValueError) as error:
+                self._dead[server] = time.monotonic() + DEAD_FOR
+                self._warn(f"server={server}: {error}")
+                continue
+            self._dead.pop(server, None)
+            rank = (healthy, topology.slots_covered)
+            if best is None or rank > best[0]:
+                best = (rank, topology, server)
+            if healthy and topology.covered:
+                break
+        if best is None:
+            self.last_error = self.last_error or "no server could be reached"
+            return False
+        (healthy, covered), topology, self._last_good = best
+        if not covered:
+            self._warn(f"server={self._last_good}: knows of no slot that is served")
+            return False
+        self.last_error = ""
+        self.fetched_at = time.monotonic()
+        if topology != self.current:
+            self._tell(topology, reason)
+            self.current = topology
+            self._publish(topology)
+        return healthy and topology.covered
+
+    def _candidates(self) -> Iterator[Address]:
+        """Whom to ask, the likeliest first: configured servers, all their addresses, then those learnt."""
+        configured: list[Address] = []
+        for server in self._cluster.servers:
+            try:
+                configured.extend(addresses_of(server))
+            except OSError as error:
+                self._warn(str(error))
+        learnt = self.current.servers if self.current else ()
+        now = time.monotonic()
+
+        def order(item: tuple[int, Address]) -> tuple[bool, bool, int]:
+            place, server = item
+            return self._dead.get(server, 0) > now, server != self._last_good, place
+
+        known = dict.fromkeys([*configured, *learnt])
+        self._dead = {server: until for server, until in self._dead.items() if until > now}
+        return (server for _, server in sorted(enumerate(known), key=order))
+
+    def _ask(self, server: Address) -> tuple[bool, Topology]:
+        """Whether the server thinks the cluster well, and what it tells of it."""
+        limit = self._cluster.dial_timeout / 1000 or LONGEST_ASK
+        with Connection.open(
+            server,
+            dial_timeout=limit,
+            timeout=limit,
+            user=self._cluster.redis_user,
+            password=self._cluster.redis_auth,
+        ) as connection:
+            info, slots = connection.pipeline([("CLUSTER", "INFO"), ("CLUSTER", "SLOTS")])
+            for reply in (info, slots):
+                if isinstance(reply, ReplyError):
+                    raise reply
+            if server not in self._versions:
+                self._versions[server] = _field(connection.call("INFO", "server"), b"redis_version")
+        return _field(info, b"cluster_state") == "ok", parse_slots(slots, server, self._versions[server])
+
+    def _tell(self, topology: Topology, reason: str) -> None:
+        before = set(self.current.masters) if self.current else set()
+        now = set(topology.masters)
+        log.info(
+            "cluster=%s topology: %d masters, %d of %d slots%s%s%s",
+            self._cluster.name,
+            len(now),
+            topology.slots_covered,
+            SLOTS,
+            _names("; new: ", now - before),
+            _names("; gone: ", before - now),
+            f" ({reason})" if reason else "",
+        )
+
+    def _warn(self, text: str) -> None:
+        """Logs a warning, the same one at most every so often; it is also what /healthz tells."""
+        self.last_error = text
+        now = time.monotonic()
+        self._said = {said: at for said, at in self._said.items() if now - at < REPEAT}
+        if text not in self._said:
+            self._said[text] = now
+            log.warning("cluster=%s %s", self._cluster.name, text)
+
+
+def _field(info: bytes, name: bytes) -> str:
+    """A field of an INFO or CLUSTER INFO reply; "" when it has none such."""
+    for line in info.splitlines():
+        key, _, value = line.partition(b":")
+        if key == name:
+            return value.decode()
+    return ""
+
+
+def _names(title: str, servers: Iterable[Address]) -> str:
+    text = ", ".join(str(server) for server in sorted(servers))
+    return title + text if text else ""

@@ -1,0 +1,61 @@
+#!/bin/sh
+# Sets up everything `make run` or `make test` needs: Debian packages, a virtual environment, the build.
+#
+#   scripts/setup.sh run|test VENV
+#
+# Packages that are missing are installed with apt-get when we are root; otherwise they are named.
+set -eu
+
+purpose=$1
+venv=$2
+say() { echo "setup: $*"; }
+fail() {
+    echo "setup: $*" >&2
+    exit 1
+}
+
+command -v python3 >/dev/null || fail "python3 is missing: install Python 3.11 or newer"
+python3 -c 'import sys; sys.exit(sys.version_info < (3, 11))' ||
+    fail "$(python3 --version) is too old: Python 3.11 or newer is needed"
+
+missing=""
+need() { # COMMAND-OR-TEST PACKAGES...
+    test=$1
+    shift
+    sh -c "$test" >/dev/null 2>&1 || missing="$missing $*"
+}
+need 'python3 -c "import ensurepip, venv"' python3-venv
+need 'command -v "${CC:-cc}"' gcc libc6-dev
+need 'python3 -c "import pathlib, sysconfig, sys; sys.exit(not pathlib.Path(sysconfig.get_path(\"include\"), \"Python.h\").exists())"' python3-dev
+need 'command -v redis-server' redis-server
+if [ "$purpose" = test ]; then
+    need 'command -v redis-benchmark' redis-tools
+    need 'command -v clang' clang
+    need 'ls /usr/lib/llvm-*/lib/clang/*/lib/linux/libclang_rt.fuzzer-*.a' "$(
+        apt-cache depends clang 2>/dev/null | sed -n 's/.*Depends: clang-\([0-9]*\)$/libclang-rt-\1-dev/p' | head -n 1)"
+    need 'command -v node' nodejs
+    need 'command -v npm' npm
+fi
+
+if [ -n "$missing" ]; then
+    command -v apt-get >/dev/null || fail "please install (names as in Debian):$missing"
+    [ "$(id -u)" = 0 ] || fail "not root, so please run: sudo apt-get install$missing"
+    say "installing$missing"
+    export DEBIAN_FRONTEND=noninteractive
+    apt-get update -qq || say "the package lists could not be updated; trying with those there are"
+    # shellcheck disable=SC2086  # a list of words
+    apt-get install -y -qq --no-install-recommends $missing >/dev/null ||
+        fail "apt-get could not install:$missing"
+fi
+
+[ -x "$venv/bin/python" ] || {
+    say "making a virtual environment in $venv"
+    python3 -m venv "$venv"
+}
+if [ "$purpose" = test ]; then extras="[dev]"; else extras=""; fi
+say "building and installing the proxy (about a minute the first time)"
+"$venv/bin/python" -m pip install --quiet --disable-pip-version-check --editable ".$extras"
+if [ "$purpose" = test ]; then
+    say "installing the Node.js clients the tests use"
+    (cd tests/clients && npm ci --silent --no-audit --no-fund)
+fi

@@ -1,0 +1,59 @@
+"""Real servers: a cluster and a plain redis-server for the whole run, and fresh ones for tests that break them."""
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from typing import Any
+
+import pytest
+
+from lab.proxy_process import ProxyProcess
+from lab.redis_cluster import RedisCluster, RedisServer
+
+
+@pytest.fixture(scope="session")
+def cluster() -> Iterator[RedisCluster]:
+    """Three masters, three replicas. Nothing in it may be killed or moved."""
+    with RedisCluster() as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
+def plain() -> Iterator[RedisServer]:
+    with RedisServer() as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
+def shared_proxy(cluster: RedisCluster) -> Iterator[ProxyProcess]:
+    """A proxy before ``cluster``, with two workers whatever the machine has."""
+    proxy = ProxyProcess(cluster.addresses, proxy={"threads": 2})
+    proxy.start()
+    yield proxy
+    log = proxy.log()
+    assert proxy.stop() == 0, log
+    assert "Traceback" not in log, log
+
+
+@pytest.fixture
+def new_cluster() -> Iterator[Callable[..., RedisCluster]]:
+    """Makes clusters that end with the test; arguments are RedisCluster's."""
+    with ExitStack() as stack:
+        yield lambda **options: stack.enter_context(RedisCluster(**{"node_timeout": 1000, **options}))
+
+
+@pytest.fixture
+def new_proxy() -> Iterator[Callable[..., ProxyProcess]]:
+    """Makes proxies that must end well with the test; further arguments are ProxyProcess's."""
+    started: list[ProxyProcess] = []
+
+    def make(cluster: RedisCluster, **options: Any) -> ProxyProcess:
+        proxy = ProxyProcess(cluster.addresses, **options)
+        proxy.start()
+        started.append(proxy)
+        return proxy
+
+    yield make
+    for proxy in started:
+        log = proxy.log()
+        assert proxy.stop() == 0, log
+        assert "Traceback" not in log, log
