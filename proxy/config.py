@@ -7,6 +7,7 @@ each carries a ``Key`` that says how it is written, checked and documented.
 
 import dataclasses
 import difflib
+import json
 import os
 import re
 from collections import Counter
@@ -60,13 +61,22 @@ class Key:
     secret: bool = False
     """Never shown, logged or repeated in an error."""
 
+    @property
+    def note(self) -> str:
+        """The unit and the default, as a reader of the file wants to know them."""
+        default = "must be given"
+        if self.default is not MISSING:
+            default = f"default {json.dumps('' if self.default is None else self.default)}"
+        return f"{self.unit}; {default}" if self.unit else default
+
     def read(self, value: object) -> Any:
         """The field's value for one in the file; the ValueError says what is wrong, never the value.
 
         An empty string is no value, as in Overlord.
         """
         if type(value) is not self.kind:
-            raise ValueError(f"is {_kind(value)}; must be {_KINDS[self.kind]}")
+            unit = f" ({self.unit})" if self.unit else ""
+            raise ValueError(f"is {_kind(value)}; must be {_KINDS[self.kind]}{unit}")
         if isinstance(value, str):
             return self._read_text(value)
         if isinstance(value, int) and self.kind is int and not self.minimum <= value <= self.maximum:
@@ -213,10 +223,10 @@ class ProxyConfig:
     )
 
     read_timeout: int = _milliseconds(
-        "A client that sends nothing for so long is disconnected. 0: no limit.", 0
+        "A client that sends nothing for so long is disconnected. 0: no limit. (Overlord took seconds.)", 0
     )
     write_timeout: int = _milliseconds(
-        "A client that does not take its replies for so long is disconnected. 0: no limit.", 0
+        "A client that takes none of its replies for so long is disconnected. 0: no limit.", 0
     )
     max_connections: int = _number(
         "Most clients at once, of all clusters together; more are refused. 0: no limit.", 0
@@ -380,6 +390,7 @@ _COMPLAINTS: Mapping[str, str] = {
     "Found invalid character": "a key is made of letters, digits, _ and -, and = comes after it",
     "invalid literal for int": "a value is neither a number, nor true or false, nor a string in quotes",
     "could not convert string to float": "a value is not a number",
+    "This float": "a value is neither a number, nor true or false, nor a string in quotes",
     "Invalid date or number": "a value is neither a number, nor true or false, nor a string in quotes",
     "Only all lowercase booleans": "true and false are written in lower case",
     "Weirdness with leading zeroes": "a number has leading zeros or stray underscores",
@@ -454,8 +465,11 @@ class _File:
                 self._where.setdefault((prefix or table, max(seen[prefix or table], 1), key), number)
 
     def line(self, table: str, index: int, key: str, text: str = "") -> int | None:
-        """The line of a key, or of a ``text`` in its value; of the table if there is no such key."""
-        places = ((table, index, key), (table, index, ""), ("", 1, table))
+        """The line of a key, or of a ``text`` in its value; else that of the table.
+
+        At the top of the file the key may be a table's name.
+        """
+        places = ((table, index, key), (table, index, ""), ("", 1, table), (key, 1, ""))
         line = next((self._where[place] for place in places if place in self._where), None)
         if not (line and text):
             return line
@@ -496,7 +510,7 @@ class _Table:
         found: dict[str, Any] = {}
         for written, value in self.values.items():
             if written not in names:
-                self.refuse(written, value, names)
+                self.refuse(written, value, names if self.name else [*names, config.TABLE])
                 continue
             key = declared[names[written]]
             read = self._items(written, key, value) if key.many else self._value(written, key, value)
@@ -542,7 +556,7 @@ class _Table:
         ]
         if homes:
             raise self.error(name, f"is not known here; belongs in {' or '.join(dict.fromkeys(homes))}")
-        raise self.error(name, f"is not a known key{_did_you_mean(name, names)}")
+        raise self.error(name, f"is not known{_did_you_mean(name, names)}")
 
     def compare(self, config: ProxyConfig | ClusterConfig) -> None:
         """Raises for a value that is larger than that of the key it must not exceed."""
@@ -570,7 +584,7 @@ def shown(path: Path | str) -> str:
 
 
 def _show(value: object) -> str:
-    """A value as TOML writes it; of arrays, tables and dates only what they are."""
+    """A value as an error repeats it; of arrays, tables and dates only what they are."""
     if isinstance(value, str):
         return repr(_clip(value))
     if isinstance(value, bool):
@@ -586,7 +600,7 @@ def _clip(text: str, longest: int = LONGEST_SHOWN) -> str:
 
 def _did_you_mean(text: str, known: Iterable[str]) -> str:
     close = difflib.get_close_matches(text.lower(), known, 1)
-    return f"; did you mean {close[0]}?" if close else ""
+    return f" (did you mean {close[0]}?)" if close else ""
 
 
 # --- both files ----------------------------------------------------------------------------------

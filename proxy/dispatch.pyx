@@ -39,8 +39,8 @@ from proxy.resp import fault_text, split_inline
 log = logging.getLogger("proxy.dispatch")
 
 cdef enum:
-    QUOTED_ARGS = 32            # of a refused request, for the error's text
-    QUOTED_BYTES = 256
+    QUOTED_ARGS = 44            # of a refused request, for the error's text
+    QUOTED_BYTES = 128
 
 cdef const char *CROSSSLOT = b"-CROSSSLOT Keys in request don't hash to the same slot\r\n"
 cdef const char *UNBALANCED = b"-ERR Protocol error: unbalanced quotes in request\r\n"
@@ -100,7 +100,10 @@ cdef class Dispatcher:
             close_session(core, session)
             return
         while length(input) and not session.conn.flags & CLOSING:
-            if not self._may_go_on(session) or not self._next(session):
+            if not self._may_go_on(session):
+                session.conn.flags |= PAUSED
+                break
+            if not self._next(session):
                 break
         if length(input) == 0 or session.conn.flags & CLOSING:
             release(input, &core.pool)
