@@ -15,7 +15,7 @@ test: lint
 lint: $(VENV)/.test
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
-	$(VENV)/bin/cython-lint proxy
+	PATH=$(VENV)/bin:$$PATH cython-lint proxy
 	$(PYTHON) -m mypy
 
 unit: $(VENV)/.test

@@ -43,7 +43,12 @@ def extension(source: Path) -> Extension:
     return Extension(
         f"proxy.{source.stem}",
         [str(source.relative_to(HERE))],
-        extra_compile_args=["-O3", "-fno-plt", "-Wno-sign-compare", *shlex.split(os.environ.get("PROXY_CFLAGS", ""))],
+        extra_compile_args=[
+            "-O3",
+            "-fno-plt",
+            "-Wno-sign-compare",
+            *shlex.split(os.environ.get("PROXY_CFLAGS", "")),
+        ],
         extra_link_args=shlex.split(os.environ.get("PROXY_LDFLAGS", "")),
     )
 

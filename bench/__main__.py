@@ -64,10 +64,10 @@ def cpu_seconds(pid: int) -> tuple[float, float]:
 def measure(target: str, test: str, port: int, pid: int, requests: int) -> Run:
     """Raises RuntimeError when redis-benchmark fails."""
     args, depth = TESTS[test]
+    command = ["redis-benchmark", "-p", str(port), "--csv", "-c", str(CLIENTS), "-n", str(requests)]
     before = cpu_seconds(pid)
     result = subprocess.run(
-        ["redis-benchmark", "-p", str(port), "--csv", "-c", str(CLIENTS), "-n", str(requests)]
-        + ["-P", str(depth), "-r", str(KEYS), *args],
+        [*command, "-P", str(depth), "-r", str(KEYS), *args],
         capture_output=True,
         text=True,
         timeout=300,
@@ -100,10 +100,12 @@ def table(runs: list[Run], targets: list[str], tests: list[str]) -> str:
         for target in targets:
             mine = [run for run in runs if run.test == test and run.target == target]
             rps, p50, p99, user, system = (
-                statistics.median(getattr(run, name) for run in mine) for name in ("rps", "p50", "p99", "user", "system")
+                statistics.median(getattr(run, name) for run in mine)
+                for name in ("rps", "p50", "p99", "user", "system")
             )
             lines.append(
-                f"| {test} | {target} | {rps:,.0f} | {p50:.2f} | {p99:.2f} | {user + system:.2f} | {user:.2f} | {system:.2f} |"
+                f"| {test} | {target} | {rps:,.0f} | {p50:.2f} | {p99:.2f} "
+                f"| {user + system:.2f} | {user:.2f} | {system:.2f} |"
             )
     return "\n".join(lines)
 
@@ -132,11 +134,27 @@ def main() -> int:
         RedisServer() as plain,
         ProxyProcess(cluster.addresses, proxy={"threads": options.threads}) as proxy,
     ):
-        targets = {f"proxy, {options.threads} worker": (proxy.port, proxy.pid), "plain redis": (plain.port, plain.pid)}
+        targets = {
+            f"proxy, {options.threads} worker": (proxy.port, proxy.pid),
+            "plain redis": (plain.port, plain.pid),
+        }
         say("filling both")
         for port, _ in targets.values():
             subprocess.run(
-                ["redis-benchmark", "-p", str(port), "-t", "set", "-n", str(3 * KEYS), "-r", str(KEYS), "-P", "64", "-q"],
+                [
+                    "redis-benchmark",
+                    "-p",
+                    str(port),
+                    "-t",
+                    "set",
+                    "-n",
+                    str(3 * KEYS),
+                    "-r",
+                    str(KEYS),
+                    "-P",
+                    "64",
+                    "-q",
+                ],
                 check=True,
                 capture_output=True,
             )

@@ -91,8 +91,12 @@ def watch(proxy: ProxyProcess, ended: threading.Event) -> None:
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m lab", description=__doc__)
     parser.add_argument("--servers", help="HOST:PORT[,HOST:PORT…] of a cluster of yours, instead of our own")
-    parser.add_argument("--port", type=int, default=FIRST_PORT, help="the proxy's, or the next free one (default 6379)")
-    parser.add_argument("--stat-port", type=int, default=FIRST_STAT_PORT, help="for metrics, likewise (default 8080)")
+    parser.add_argument(
+        "--port", type=int, default=FIRST_PORT, help="the proxy's, or the next free one (default 6379)"
+    )
+    parser.add_argument(
+        "--stat-port", type=int, default=FIRST_STAT_PORT, help="for metrics, likewise (default 8080)"
+    )
     options = parser.parse_args()
     ended = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):

@@ -29,14 +29,19 @@ class ProxyProcess:
         *,
         port: int = 0,
         stat_port: int = 0,
+        top: Mapping[str, Value] | None = None,
         proxy: Mapping[str, Value] | None = None,
         cluster: Mapping[str, Value] | None = None,
         flags: Sequence[str] = (),
         wait: bool = True,
     ) -> None:
-        """``proxy`` and ``cluster`` are keys of the two files; with ``wait``, it starts healthy or not at all."""
-        self.port = port or free_ports(1)[0]
-        self.stat_port = stat_port or free_ports(1)[0]
+        """``top``, ``proxy`` and ``cluster`` are keys of the two files' tables.
+
+        With ``wait``, it starts healthy or not at all.
+        """
+        free = free_ports(2)
+        self.port = port or free[0]
+        self.stat_port = stat_port or free[1]
         self._directory = Path(tempfile.mkdtemp(prefix="redis-proxy-"))
         self._wait = wait
         self._flags = flags
@@ -44,7 +49,11 @@ class ProxyProcess:
         self._files = (
             (
                 "conf_proxy.toml",
-                {"stat": f"127.0.0.1:{self.stat_port}", "proxy": {"use_metrics": True, **(proxy or {})}},
+                {
+                    "stat": f"127.0.0.1:{self.stat_port}",
+                    **(top or {}),
+                    "proxy": {"use_metrics": True, **(proxy or {})},
+                },
             ),
             (
                 "conf_cluster.toml",
@@ -97,7 +106,16 @@ class ProxyProcess:
         for name, content in self._files:
             (self._directory / name).write_text(toml.dumps(content))
         self._process = start(
-            [sys.executable, "-m", "proxy", "-cluster", "conf_cluster.toml", "-conf", "conf_proxy.toml", *self._flags],
+            [
+                sys.executable,
+                "-m",
+                "proxy",
+                "-cluster",
+                "conf_cluster.toml",
+                "-conf",
+                "conf_proxy.toml",
+                *self._flags,
+            ],
             self._directory / "log",
             cwd=self._directory,
         )
@@ -151,5 +169,7 @@ class ProxyProcess:
             raise
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self.stop()

@@ -24,7 +24,9 @@ ANSWER_TIME = 10.0
 class RedisServer:
     """One redis-server process. Without arguments, a plain one that keeps nothing on disk."""
 
-    def __init__(self, *arguments: str, port: int = 0, password: str = "", directory: Path | None = None) -> None:
+    def __init__(
+        self, *arguments: str, port: int = 0, password: str = "", directory: Path | None = None
+    ) -> None:
         self.port = port or free_ports(1)[0]
         self.password = password
         self.process: subprocess.Popen[bytes] | None = None
@@ -49,9 +51,9 @@ class RedisServer:
             raise RuntimeError("redis-server is not installed (Debian, Ubuntu: apt-get install redis-server)")
         self._directory.mkdir(parents=True, exist_ok=True)
         password = ["--requirepass", self.password, "--masterauth", self.password] if self.password else []
+        command = [program, "--port", str(self.port), "--bind", "127.0.0.1", "--dir", str(self._directory)]
         self.process = start(
-            [program, "--port", str(self.port), "--bind", "127.0.0.1", "--dir", str(self._directory)]
-            + ["--save", "", "--appendonly", "no", *password, *self._arguments],
+            [*command, "--save", "", "--appendonly", "no", *password, *self._arguments],
             self._directory / "log",
         )
         wait_until(f"redis-server on port {self.port} answers", self._answers)
@@ -94,7 +96,9 @@ class RedisServer:
         self.start()
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self.stop()
 
     # --- as a node of a cluster --------------------------------------------------------------
@@ -161,10 +165,12 @@ class RedisCluster:
 
     def start(self) -> None:
         """Starts all nodes and joins them. Raises RuntimeError or TimeoutError."""
-        masters, replicas = self._count
+        masters, _ = self._count
         for node in self.nodes:
             node.start()
-        self._progress(f"{len(self.nodes)} servers run on ports {', '.join(str(node.port) for node in self.nodes)}")
+        self._progress(
+            f"{len(self.nodes)} servers run on ports {', '.join(str(node.port) for node in self.nodes)}"
+        )
         for number, node in enumerate(self.nodes[:masters]):
             node.call(
                 "CLUSTER", "ADDSLOTSRANGE", SLOTS * number // masters, SLOTS * (number + 1) // masters - 1
@@ -192,7 +198,9 @@ class RedisCluster:
                 state = node.state()
                 if state["cluster_state"] != "ok" or state["cluster_slots_ok"] != str(SLOTS):
                     return False
-                if node.role() == "slave" and b"master_link_status:up" not in node.call("INFO", "replication"):
+                if node.role() == "slave" and b"master_link_status:up" not in node.call(
+                    "INFO", "replication"
+                ):
                     return False
             owners = [
                 sorted((first, last, master[1]) for first, last, master, *_ in node.call("CLUSTER", "SLOTS"))
@@ -252,6 +260,7 @@ class RedisCluster:
             raise
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self.stop()
-

@@ -30,11 +30,11 @@ from typing import Final
 from proxy.commands import SERVER, TABLE, Command, Plan
 from proxy.reply import OK, array, bulk, error, integer, mapping, null, simple, verbatim
 
-REDIS_VERSION: Final = SERVER.rpartition(" ")[2]        # where no server has told its own
+REDIS_VERSION: Final = SERVER.rpartition(" ")[2]  # where no server has told its own
 
 RUN_ID: Final = secrets.token_hex(20)
 
-QUOTED: Final = 128     # bytes of a command name, and of arguments, that error texts repeat
+QUOTED: Final = 128  # bytes of a command name, and of arguments, that error texts repeat
 
 
 @dataclass(slots=True)
@@ -42,13 +42,13 @@ class Client:
     """What is known of one client connection and changed by its commands."""
 
     id: int
-    address: str                    # of the client, as CLIENT INFO tells it
-    listener: str                   # the address or socket path it connected to
-    protocol: int = 2               # RESP version, 2 or 3
+    address: str  # of the client, as CLIENT INFO tells it
+    listener: str  # the address or socket path it connected to
+    protocol: int = 2  # RESP version, 2 or 3
     name: str = ""
     lib_name: str = ""
     lib_ver: str = ""
-    closing: bool = False           # it is to be closed once it has its replies
+    closing: bool = False  # it is to be closed once it has its replies
     created: float = field(default_factory=time.monotonic)
 
 
@@ -56,14 +56,14 @@ class Client:
 class Facts:
     """What answers tell of the proxy and of the cluster behind it."""
 
-    redis_version: str          # "": no server has told its version yet
+    redis_version: str  # "": no server has told its version yet
     proxy_version: str
-    started: float              # when the proxy started, by time.time()
-    tcp_port: int               # 0: a Unix socket
+    started: float  # when the proxy started, by time.time()
+    tcp_port: int  # 0: a Unix socket
     connected_clients: int
-    max_clients: int            # 0: as many as there may be open files
-    max_bulk_length: int        # bytes
-    read_timeout: int = 0       # ms a client may be silent; 0: for ever
+    max_clients: int  # 0: as many as there may be open files
+    max_bulk_length: int  # bytes
+    read_timeout: int = 0  # ms a client may be silent; 0: for ever
 
     @property
     def config(self) -> dict[str, str]:
@@ -86,15 +86,17 @@ class Facts:
 
 Handler = Callable[[Client, Facts, list[bytes]], bytes]
 
-HANDLERS: Final[dict[bytes, tuple[int, Handler]]] = {}      # by lower-case name: arity, handler
+HANDLERS: Final[dict[bytes, tuple[int, Handler]]] = {}  # by lower-case name: arity, handler
 CONTAINERS: Final = (b"client", b"config")
 
 
 def answers(name: str, arity: int) -> Callable[[Handler], Handler]:
     """Registers a function as what answers a command; arity as Redis counts it."""
+
     def register(handler: Handler) -> Handler:
         HANDLERS[name.encode()] = arity, handler
         return handler
+
     return register
 
 
@@ -125,7 +127,8 @@ NOT_AN_INTEGER: Final = error("value is not an integer or out of range")
 WRONG_PASSWORD: Final = error("invalid username-password pair or user is disabled.", "WRONGPASS")
 NO_PASSWORD_SET: Final = error(
     "AUTH <password> called without any password configured for the default user. "
-    "Are you sure your configuration is correct?")
+    "Are you sure your configuration is correct?"
+)
 BAD_CLIENT_NAME: Final = error("Client names cannot contain spaces, newlines or special characters.")
 
 
@@ -258,15 +261,18 @@ def _hello(client: Client, facts: Facts, args: list[bytes]) -> bytes:
         else:
             return error(b"Syntax error in HELLO option '%b'" % _clip(option, len(option)))
     client.protocol = protocol
-    return mapping([
-        (bulk("server"), bulk("redis")),
-        (bulk("version"), bulk(facts.redis_version or REDIS_VERSION)),
-        (bulk("proto"), integer(protocol)),
-        (bulk("id"), integer(client.id)),
-        (bulk("mode"), bulk("standalone")),
-        (bulk("role"), bulk("master")),
-        (bulk("modules"), array([])),
-    ], protocol)
+    return mapping(
+        [
+            (bulk("server"), bulk("redis")),
+            (bulk("version"), bulk(facts.redis_version or REDIS_VERSION)),
+            (bulk("proto"), integer(protocol)),
+            (bulk("id"), integer(client.id)),
+            (bulk("mode"), bulk("standalone")),
+            (bulk("role"), bulk("master")),
+            (bulk("modules"), array([])),
+        ],
+        protocol,
+    )
 
 
 # --- CLIENT ------------------------------------------------------------------------------------
@@ -274,7 +280,7 @@ def _hello(client: Client, facts: Facts, args: list[bytes]) -> bytes:
 
 def _printable(value: bytes) -> bool:
     """Whether CLIENT INFO can show it as one word."""
-    return all(0x21 <= byte <= 0x7e for byte in value)
+    return all(0x21 <= byte <= 0x7E for byte in value)
 
 
 def _set_name(client: Client, name: bytes) -> bool:
@@ -322,7 +328,8 @@ def _client_info(client: Client, _facts: Facts, _args: list[bytes]) -> bytes:
         "multi=-1 qbuf=0 qbuf-free=0 argv-mem=0 multi-mem=0 rbs=0 rbp=0 obl=0 oll=0 omem=0 tot-mem=0 "
         f"events=r cmd=client|info user=default redir=-1 resp={client.protocol} "
         f"lib-name={client.lib_name} lib-ver={client.lib_ver}\n",
-        client.protocol)
+        client.protocol,
+    )
 
 
 @answers("client|no-evict", 3)
@@ -333,15 +340,18 @@ def _client_switch(_client: Client, _facts: Facts, args: list[bytes]) -> bytes:
 
 @answers("client|help", 2)
 def _client_help(_client: Client, _facts: Facts, _args: list[bytes]) -> bytes:
-    return _help("CLIENT", {
-        "GETNAME": "What SETNAME has named this connection.",
-        "ID": "The number of this connection.",
-        "INFO": "This connection in the format of Redis.",
-        "NO-EVICT (ON|OFF)": "Accepted, and changes nothing.",
-        "NO-TOUCH (ON|OFF)": "Accepted, and changes nothing.",
-        "SETINFO (LIB-NAME|LIB-VER) <value>": "Tells which client library this is.",
-        "SETNAME <name>": "Names this connection.",
-    })
+    return _help(
+        "CLIENT",
+        {
+            "GETNAME": "What SETNAME has named this connection.",
+            "ID": "The number of this connection.",
+            "INFO": "This connection in the format of Redis.",
+            "NO-EVICT (ON|OFF)": "Accepted, and changes nothing.",
+            "NO-TOUCH (ON|OFF)": "Accepted, and changes nothing.",
+            "SETINFO (LIB-NAME|LIB-VER) <value>": "Tells which client library this is.",
+            "SETNAME <name>": "Names this connection.",
+        },
+    )
 
 
 def _help(container: str, subcommands: Mapping[str, str]) -> bytes:
@@ -357,7 +367,7 @@ def _help(container: str, subcommands: Mapping[str, str]) -> bytes:
 @answers("config|get", -3)
 def _config_get(client: Client, facts: Facts, args: list[bytes]) -> bytes:
     config = facts.config
-    found: dict[str, tuple[bytes, str]] = {}        # by name: the name as asked for, the value
+    found: dict[str, tuple[bytes, str]] = {}  # by name: the name as asked for, the value
     for arg in args[2:]:
         pattern = _clip(arg, len(arg))
         if any(special in pattern for special in (b"[", b"*", b"?")):
@@ -376,7 +386,7 @@ def matches(pattern: bytes, text: bytes) -> bool:
     """
     tokens = list(_tokens(pattern))
     at = position = 0
-    star, retry = -1, 0             # the last star passed, and where its match is to end
+    star, retry = -1, 0  # the last star passed, and where its match is to end
     while position < len(text):
         token = tokens[at] if at < len(tokens) else frozenset[int]()
         if token is None:
@@ -401,7 +411,7 @@ def _tokens(pattern: bytes) -> Iterator[frozenset[int] | None]:
     """What each part of a glob pattern stands for: one of some bytes, or None for any number of any."""
     at, size = 0, len(pattern)
     while at < size:
-        byte = pattern[at:at + 1]
+        byte = pattern[at : at + 1]
         if byte == b"*":
             yield None
         elif byte == b"?":
@@ -418,15 +428,15 @@ def _tokens(pattern: bytes) -> Iterator[frozenset[int] | None]:
 
 def _bracket(pattern: bytes, at: int) -> tuple[int, frozenset[int]]:
     """The bytes a [class] stands for and where it ends; one that is not closed ends the pattern."""
-    negated = pattern[at:at + 1] == b"^"
+    negated = pattern[at : at + 1] == b"^"
     at += negated
     members: set[int] = set()
-    while at < len(pattern) and pattern[at:at + 1] != b"]":
-        if pattern[at:at + 1] == b"\\" and at + 1 < len(pattern):
+    while at < len(pattern) and pattern[at : at + 1] != b"]":
+        if pattern[at : at + 1] == b"\\" and at + 1 < len(pattern):
             at += 1
             members.add(_LOWER[pattern[at]])
-        elif pattern[at + 1:at + 2] == b"-" and at + 2 < len(pattern):
-            low, high = sorted((pattern[at], pattern[at + 2]))      # before their case goes, as Redis does
+        elif pattern[at + 1 : at + 2] == b"-" and at + 2 < len(pattern):
+            low, high = sorted((pattern[at], pattern[at + 2]))  # before their case goes, as Redis does
             members.update(range(_LOWER[low], _LOWER[high] + 1))
             at += 2
         else:
@@ -442,8 +452,7 @@ def _config_set(_client: Client, facts: Facts, args: list[bytes]) -> bytes:
     name = _clip(args[2], len(args[2]))
     if _name(args[2]) not in facts.config:
         return error(b"Unknown option or number of arguments for CONFIG SET - '%b'" % name)
-    return error(
-        b"CONFIG SET failed (possibly related to argument '%b') - can't set immutable config" % name)
+    return error(b"CONFIG SET failed (possibly related to argument '%b') - can't set immutable config" % name)
 
 
 @answers("config|resetstat", 2)
@@ -470,7 +479,9 @@ def _info(client: Client, facts: Facts, args: list[bytes]) -> bytes:
     everything = not wanted.isdisjoint(("default", "all", "everything"))
     text = "\r\n".join(
         f"# {title}\r\n" + "".join(f"{name}:{value}\r\n" for name, value in section(facts).items())
-        for title, section in SECTIONS.items() if everything or title.lower() in wanted)
+        for title, section in SECTIONS.items()
+        if everything or title.lower() in wanted
+    )
     return verbatim(text, client.protocol)
 
 

@@ -89,4 +89,3 @@ cdef void fill_index(CommandIndex *index, object table) except *:
                 bucket = (bucket + 1) % BUCKETS
             index.buckets[bucket] = index.count
         index.count += 1
-

@@ -12,35 +12,35 @@ from enum import IntEnum
 from pathlib import Path
 from typing import Any, Final, NamedTuple, Self
 
-MAX_COMMANDS: Final = 1024      # the data plane has room for no more
+MAX_COMMANDS: Final = 1024  # the data plane has room for no more
 
 
 class Plan(IntEnum):
     """How a command is carried out; the numbers are also the data plane's."""
 
-    FORWARD = 0     # whole, to the server of its keys' slot
-    SPLIT = 1       # in parts, one for each slot of its keys
-    LOCAL = 2       # answered by proxy.answers
-    ANY = 3         # whole, to any server
-    REFUSE = 4      # answered with an error
+    FORWARD = 0  # whole, to the server of its keys' slot
+    SPLIT = 1  # in parts, one for each slot of its keys
+    LOCAL = 2  # answered by proxy.answers
+    ANY = 3  # whole, to any server
+    REFUSE = 4  # answered with an error
 
 
 @dataclass(frozen=True, slots=True)
 class Command:
     """A command or subcommand. Positions count arguments from the command's name, which is 0."""
 
-    id: int             # its index in the table; 0 is the command of requests that name none
-    name: str           # lower case; a subcommand's is "container|subcommand"
-    arity: int          # arguments with the name; -n: n or more
-    readonly: bool      # changes nothing, so it may be sent twice
+    id: int  # its index in the table; 0 is the command of requests that name none
+    name: str  # lower case; a subcommand's is "container|subcommand"
+    arity: int  # arguments with the name; -n: n or more
+    readonly: bool  # changes nothing, so it may be sent twice
     write: bool
-    first: int          # the first key; 0: none at a fixed position
-    last: int           # the last of those; negative: from the end, -1 is the last argument
-    step: int           # from one key to the next
-    keynum: int         # the argument that counts the keys behind it; 0: none
+    first: int  # the first key; 0: none at a fixed position
+    last: int  # the last of those; negative: from the end, -1 is the last argument
+    step: int  # from one key to the next
+    keynum: int  # the argument that counts the keys behind it; 0: none
     plan: Plan
-    container: bool     # its subcommands are commands of their own
-    reason: str         # why it is refused, or ""
+    container: bool  # its subcommands are commands of their own
+    reason: str  # why it is refused, or ""
 
 
 class Row(NamedTuple):
@@ -54,16 +54,35 @@ class Row(NamedTuple):
     name: str
     arity: int
     flags: tuple[str, ...]
-    acl: tuple[str, ...]                # ACL categories, without @
-    keys: tuple[int, int, int]          # first, last, step
+    acl: tuple[str, ...]  # ACL categories, without @
+    keys: tuple[int, int, int]  # first, last, step
     specs: tuple[str, ...]
 
 
 LOCAL: Final = (
-    "auth", "echo", "hello", "info", "ping", "quit", "select", "time",
-    "client", "client|getname", "client|help", "client|id", "client|info", "client|no-evict",
-    "client|no-touch", "client|setinfo", "client|setname",
-    "config", "config|get", "config|help", "config|resetstat", "config|rewrite", "config|set",
+    "auth",
+    "echo",
+    "hello",
+    "info",
+    "ping",
+    "quit",
+    "select",
+    "time",
+    "client",
+    "client|getname",
+    "client|help",
+    "client|id",
+    "client|info",
+    "client|no-evict",
+    "client|no-touch",
+    "client|setinfo",
+    "client|setname",
+    "config",
+    "config|get",
+    "config|help",
+    "config|resetstat",
+    "config|rewrite",
+    "config|set",
 )
 
 EXCEPTIONS: Final[Mapping[str, tuple[Plan, str]]] = {
@@ -154,10 +173,18 @@ def _command(number: int, row: Row, parts: list[Row], parent: Command | None) ->
         plan, reason = parent.plan, ""
     first, last, step = row.keys
     return Command(
-        id=number, name=row.name, arity=row.arity,
-        readonly="readonly" in row.flags or plan is Plan.ANY, write="write" in row.flags,
-        first=first, last=last, step=step, keynum=_keynum(row) or 0,
-        plan=plan, container=bool(parts) and plan is not Plan.ANY, reason=reason,
+        id=number,
+        name=row.name,
+        arity=row.arity,
+        readonly="readonly" in row.flags or plan is Plan.ANY,
+        write="write" in row.flags,
+        first=first,
+        last=last,
+        step=step,
+        keynum=_keynum(row) or 0,
+        plan=plan,
+        container=bool(parts) and plan is not Plan.ANY,
+        reason=reason,
     )
 
 
@@ -198,7 +225,7 @@ def rows_of(reply: Sequence[Any]) -> list[Row]:
             rows.append(_row(entry))
             rows.extend(rows_of(entry[9]) if len(entry) > 9 else ())
         except (AttributeError, IndexError, KeyError, TypeError, ValueError):
-            continue        # a server newer than the format, or nil
+            continue  # a server newer than the format, or nil
     return rows
 
 
@@ -207,9 +234,12 @@ def _row(entry: Sequence[Any]) -> Row:
     acl = entry[6] if len(entry) > 6 else ()
     specs = entry[8] if len(entry) > 8 else ()
     return Row(
-        _text(name).lower(), int(arity), _texts(flags),
+        _text(name).lower(),
+        int(arity),
+        _texts(flags),
         tuple(category.removeprefix("@") for category in _texts(acl)),
-        (int(first), int(last), int(step)), tuple(_spec(_fields(spec)) for spec in specs),
+        (int(first), int(last), int(step)),
+        tuple(_spec(_fields(spec)) for spec in specs),
     )
 
 
@@ -219,8 +249,10 @@ def _spec(spec: Mapping[str, Any]) -> str:
     parts = []
     for search in ("begin_search", "find_keys"):
         fields = _fields(spec[search])
-        values = [str(value) if isinstance(value, int) else _text(value)
-                  for value in _fields(fields["spec"]).values()]
+        values = [
+            str(value) if isinstance(value, int) else _text(value)
+            for value in _fields(fields["spec"]).values()
+        ]
         parts.append(":".join((_text(fields["type"]), *values)))
     return " ".join((*parts, *(flag for flag in KEPT_SPEC_FLAGS if flag in flags)))
 
@@ -244,12 +276,18 @@ def _text(reply: str | bytes) -> str:
 
 def _load(data: Mapping[str, Any]) -> CommandTable:
     return CommandTable.of(
-        Row(row["name"], row["arity"], tuple(row["flags"]), tuple(row["acl"]),
-            (row["keys"][0], row["keys"][1], row["keys"][2]), tuple(row["specs"]))
+        Row(
+            row["name"],
+            row["arity"],
+            tuple(row["flags"]),
+            tuple(row["acl"]),
+            (row["keys"][0], row["keys"][1], row["keys"][2]),
+            tuple(row["specs"]),
+        )
         for row in data["commands"]
     )
 
 
 _DATA: Final = json.loads(Path(__file__).with_name("commands.json").read_bytes())
-SERVER: Final[str] = _DATA["server"]        # what the table was generated from: "redis 7.0.15"
+SERVER: Final[str] = _DATA["server"]  # what the table was generated from: "redis 7.0.15"
 TABLE: Final = _load(_DATA)

@@ -436,7 +436,8 @@ class _File:
         except toml.TomlDecodeError as error:
             reason = next((ours for theirs, ours in _COMPLAINTS.items() if error.msg.startswith(theirs)), "")
             problem = f"is not TOML: {reason}" if reason else "is not TOML"
-            raise self.error(problem, min(error.lineno, len(self.lines))) from None
+            cut_off = error.lineno > len(self.lines)
+            raise self.error(problem, self._culprit() if cut_off else error.lineno) from None
         except EOFError as error:
             raise self.error(f"is not TOML: {error}", self._culprit()) from None
         except Exception:  # it has no list of what it raises

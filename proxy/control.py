@@ -16,6 +16,12 @@ from proxy.keepalive import keep_alive
 Word = str | bytes | int | float
 
 
+def pack(*args: Word) -> bytes:
+    """A request as RESP."""
+    packed: bytes = hiredis.pack_command(args)  # type: ignore[arg-type]  # its stub says one argument
+    return packed
+
+
 class ReplyError(Exception):
     """An error a server answered with. ``str()`` is the reply without its leading minus."""
 
@@ -88,7 +94,7 @@ class Connection:
     def pipeline(self, commands: Sequence[Sequence[Word]]) -> list[Any]:
         """Asks all at once; error replies stand in the list as ReplyError objects."""
         try:
-            self._socket.sendall(b"".join(hiredis.pack_command(tuple(command)) for command in commands))
+            self._socket.sendall(b"".join(pack(*command) for command in commands))
             return [self._read() for _ in commands]
         except TimeoutError as error:
             raise TimeoutError(f"{self.address}: no answer in time") from error
@@ -114,5 +120,7 @@ class Connection:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self.close()

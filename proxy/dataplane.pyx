@@ -5,7 +5,7 @@ nothing is locked. Those two only read, from any thread: counters that are a tur
 """
 
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
-from libc.stdint cimport int64_t, uint16_t, uint32_t, uint64_t
+from libc.stdint cimport uint16_t, uint32_t, uint64_t
 from libc.stdlib cimport free
 from libc.string cimport memcpy, memset, strerror
 
@@ -209,11 +209,11 @@ cdef class DataPlane(Dispatcher):
         return server_named(
             self.core.clusters[cluster], PyBytes_AS_STRING(encoded), PyBytes_GET_SIZE(encoded))
 
-    def add_session(self, int cluster, int fd, uint64_t id) -> None:
+    def add_session(self, int cluster, int fd, uint64_t session) -> None:
         """Takes a client's nonblocking socket; it is closed here from now on."""
-        open_session(&self.core, self.core.clusters[cluster], fd, id)
+        open_session(&self.core, self.core.clusters[cluster], fd, session)
 
-    def set_topology(self, int cluster, list shards, list servers) -> None:
+    def set_topology(self, int cluster, shards, servers) -> None:
         """Takes who owns what: shards as (server, [(first slot, last slot), …]), and all servers."""
         cdef Cluster *c = self.core.clusters[cluster]
         cdef uint16_t owners[SLOTS]

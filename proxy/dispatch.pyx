@@ -8,21 +8,21 @@ from cpython.ref cimport Py_INCREF
 from libc.stdint cimport int64_t, uint16_t, uint32_t
 from libc.stdio cimport snprintf
 from libc.stdlib cimport free
-from libc.string cimport memcpy, memset, strlen
+from libc.string cimport memset, strlen
 
-from proxy.buffers cimport Buffer, append, length, release, release_if_empty, resize
+from proxy.buffers cimport Buffer, append, length, release, resize
 from proxy.command_table cimport (
-    LOCAL_ECHO, LOCAL_PING, LOCAL_PYTHON, NO_COMMAND, PLAN_ANY, PLAN_FORWARD, PLAN_LOCAL,
+    LOCAL_PING, LOCAL_PYTHON, NO_COMMAND, PLAN_ANY, PLAN_FORWARD, PLAN_LOCAL,
     PLAN_REFUSE, PLAN_SPLIT, CommandEntry, CommandIndex, fill_index, find_command,
 )
 from proxy.model cimport (
-    CLOSED, CLOSING, ENDED, FAILED, NO_COMMAND_ID, NO_SERVER, NO_SLOT, PAUSED, READONLY,
-    REFRESH_UNSERVED, SLOTS, SPLIT, Cluster, Core, Request, Server, Session, Upstream,
+    CLOSING, ENDED, FAILED, NO_COMMAND_ID, NO_SERVER, NO_SLOT, PAUSED, READONLY,
+    REFRESH_UNSERVED, SPLIT, Cluster, Core, Request, Server, Session, Upstream,
 )
 from proxy.reactor cimport resume_reading
 from proxy.requests cimport new_request
 from proxy.resp cimport (
-    SCAN_DONE, SCAN_EMPTY, SCAN_ERROR, SCAN_INLINE, SCAN_MORE, RequestScan, ScanStatus, Span,
+    SCAN_DONE, SCAN_ERROR, SCAN_INLINE, SCAN_MORE, RequestScan, ScanStatus, Span,
     free_request, read_number, reset_request, scan_request,
 )
 from proxy.sessions cimport close_session, enqueue, park, respond, unread

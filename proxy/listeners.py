@@ -23,10 +23,14 @@ class Listener:
         self.address = config.listen_addr
         try:
             self.socket = (
-                _listen_tcp(self.address) if isinstance(self.address, Address) else _listen_unix(Path(self.address))
+                _listen_tcp(self.address)
+                if isinstance(self.address, Address)
+                else _listen_unix(Path(self.address))
             )
         except OSError as error:
-            raise OSError(error.errno, f"cluster {config.name}: listen on {self.address}: {error.strerror}") from error
+            raise OSError(
+                error.errno, f"cluster {config.name}: listen on {self.address}: {error.strerror}"
+            ) from error
         self.socket.setblocking(False)
 
     @property

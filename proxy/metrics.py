@@ -25,7 +25,7 @@ CLUSTER_COUNTERS = {
     "asked": "Requests a server answered with ASK; they were sent on.",
     "retried": "Requests sent again: redirected, or their server could not serve them yet.",
     "timeouts": "Requests and servers that ran out of time.",
-    "unknown_outcomes": "Requests whose connection broke after they had been sent: nobody knows their outcome.",
+    "unknown_outcomes": "Requests sent, and not answered before their connection broke.",
     "output_overflows": "Sessions closed because they left more replies unread than output_limit.",
     "protocol_errors": "Sessions closed because what they sent is not RESP.",
 }
@@ -120,13 +120,17 @@ class ProxyCollector(Collector):
     def _overlord(self, state: ProcessState, snapshots: list[list[Snapshot]]) -> Iterator[Metric]:
         connections = GaugeMetricFamily("overlord_proxy_conns", "Client connections.", labels=["cluster"])
         errors = GaugeMetricFamily(
-            "overlord_proxy_err", "Network errors towards servers.", labels=["cluster", "node", "cmd", "error"]
+            "overlord_proxy_err",
+            "Network errors towards servers.",
+            labels=["cluster", "node", "cmd", "error"],
         )
         timer = HistogramMetricFamily(
             "overlord_proxy_timer", "Time from request to reply, µs.", labels=["cluster", "cmd"]
         )
         handler = HistogramMetricFamily(
-            "overlord_proxy_handler_timer", "Time a server took to answer, µs.", labels=["cluster", "node", "cmd"]
+            "overlord_proxy_handler_timer",
+            "Time a server took to answer, µs.",
+            labels=["cluster", "node", "cmd"],
         )
         for cluster, parts in zip(state.clusters, snapshots, strict=True):
             connections.add_metric([cluster.name], sum(part["sessions"] for part in parts))
@@ -135,9 +139,9 @@ class ProxyCollector(Collector):
                 for _, _, latency in part["commands"]:
                     total.add(latency)
             timer.add_metric([cluster.name, ""], *total.overlord())
-            for server, (_, lost, refused, _, latency) in _by_server(parts).items():
+            for server, (_, lost, refused, _, answered) in _by_server(parts).items():
                 errors.add_metric([cluster.name, server, "", "network err"], lost + refused)
-                handler.add_metric([cluster.name, server, ""], *latency.overlord())
+                handler.add_metric([cluster.name, server, ""], *answered.overlord())
         version = GaugeMetricFamily("overlord_proxy_version", "The proxy's version.", labels=["version"])
         version.add_metric([__version__], 1)
         yield from (connections, errors, timer, handler, version)
@@ -168,15 +172,21 @@ class ProxyCollector(Collector):
 
     def _servers(self, state: ProcessState, snapshots: list[list[Snapshot]]) -> Iterator[Metric]:
         labels = ["cluster", "server"]
-        open_ = GaugeMetricFamily("redis_proxy_server_connections", "Open connections to a server.", labels=labels)
-        lost = CounterMetricFamily("redis_proxy_server_connections_lost", "Connections that broke.", labels=labels)
+        open_ = GaugeMetricFamily(
+            "redis_proxy_server_connections", "Open connections to a server.", labels=labels
+        )
+        lost = CounterMetricFamily(
+            "redis_proxy_server_connections_lost", "Connections that broke.", labels=labels
+        )
         refused = CounterMetricFamily(
             "redis_proxy_server_connections_refused", "Connections that could not be made.", labels=labels
         )
         ejected = GaugeMetricFamily(
             "redis_proxy_server_ejected", "1 while a server fails its pings and is not used.", labels=labels
         )
-        pings = CounterMetricFamily("redis_proxy_server_ping_failures", "Pings without an answer.", labels=labels)
+        pings = CounterMetricFamily(
+            "redis_proxy_server_ping_failures", "Pings without an answer.", labels=labels
+        )
         duration = HistogramMetricFamily(
             "redis_proxy_server_duration_seconds", "Time a server took to answer.", labels=labels
         )
@@ -201,10 +211,14 @@ class ProxyCollector(Collector):
             "redis_proxy_topology_slots_covered", "Slots that have a server, of 16384.", labels=["cluster"]
         )
         age = GaugeMetricFamily(
-            "redis_proxy_topology_age_seconds", "Time since the topology was last fetched.", labels=["cluster"]
+            "redis_proxy_topology_age_seconds",
+            "Time since the topology was last fetched.",
+            labels=["cluster"],
         )
         changes = CounterMetricFamily(
-            "redis_proxy_topology_changes", "Topologies that differed from the one before.", labels=["cluster"]
+            "redis_proxy_topology_changes",
+            "Topologies that differed from the one before.",
+            labels=["cluster"],
         )
         for cluster in state.clusters:
             covered.add_metric([cluster.name], cluster.slots_covered)
@@ -227,7 +241,9 @@ class ProxyCollector(Collector):
             value=sum(total["buffer_bytes"] for total in totals),
         )
         yield GaugeMetricFamily("redis_proxy_workers", "Worker threads.", value=len(totals))
-        yield CounterMetricFamily("redis_proxy_connections", "Client connections accepted.", value=state.accepted)
+        yield CounterMetricFamily(
+            "redis_proxy_connections", "Client connections accepted.", value=state.accepted
+        )
         yield CounterMetricFamily(
             "redis_proxy_connections_rejected",
             "Client connections turned away at max_connections.",

@@ -86,7 +86,9 @@ class Pinger:
         if not alive:
             self.failures[server] += 1
             if before + 1 == self._limit:
-                log.warning("cluster=%s server=%s fails its pings (%d)", self._cluster.name, server, before + 1)
+                log.warning(
+                    "cluster=%s server=%s fails its pings (%d)", self._cluster.name, server, before + 1
+                )
                 self._report(server, False)
         elif before >= self._limit:
             log.info("cluster=%s server=%s answers its pings again", self._cluster.name, server)

@@ -13,7 +13,13 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
-from prometheus_client import GC_COLLECTOR, PLATFORM_COLLECTOR, PROCESS_COLLECTOR, CollectorRegistry, generate_latest
+from prometheus_client import (
+    GC_COLLECTOR,
+    PLATFORM_COLLECTOR,
+    PROCESS_COLLECTOR,
+    CollectorRegistry,
+    generate_latest,
+)
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
 
 from proxy import __version__
@@ -131,8 +137,10 @@ class Server:
         for worker in self._workers:
             worker.set_commands(self._table)
             worker.start()
-        for thread in (*self._topologies, *self._pingers):
-            thread.start()
+        for topology in self._topologies:
+            topology.start()
+        for pinger in self._pingers:
+            pinger.start()
         for stat_server in self._stat_servers:
             stat_server.start()
         if self._slow_file:
@@ -140,7 +148,9 @@ class Server:
         for listener in self._listeners:
             self._selector.register(listener.socket, selectors.EVENT_READ, listener)
             cluster = self.config.clusters[listener.cluster]
-            log.info("cluster=%s listening on %s, %d workers", cluster.name, listener.address, len(self._workers))
+            log.info(
+                "cluster=%s listening on %s, %d workers", cluster.name, listener.address, len(self._workers)
+            )
 
     def _loop(self, wake: socket.socket) -> int:
         resume_at: float | None = None
@@ -218,7 +228,10 @@ class Server:
             if time.monotonic() >= deadline:
                 log.warning("%d sessions closed after %d ms", open_, limit)
                 break
-            if any(key.fileobj is wake and self._take_signals(wake) for key, _ in self._selector.select(ENDING_TICK)):
+            if any(
+                key.fileobj is wake and self._take_signals(wake)
+                for key, _ in self._selector.select(ENDING_TICK)
+            ):
                 break
         return 0
 
@@ -232,8 +245,10 @@ class Server:
 
     def _stop(self) -> None:
         self._close_listeners()
-        for thread in (*self._pingers, *self._topologies):
-            thread.stop()
+        for pinger in self._pingers:
+            pinger.stop()
+        for topology in self._topologies:
+            topology.stop()
         for worker in self._workers:
             worker.stop()
         for worker in self._workers:
@@ -290,7 +305,9 @@ class Server:
             self._learnt.add((cluster, topology.redis_version))
             if len(table.commands) > len(self._table.commands):
                 log.info(
-                    "cluster=%s %d more commands learnt", config.name, len(table.commands) - len(self._table.commands)
+                    "cluster=%s %d more commands learnt",
+                    config.name,
+                    len(table.commands) - len(self._table.commands),
                 )
                 self._table = table
                 for worker in self._workers:

@@ -15,12 +15,12 @@ from libc.string cimport memset, strlen
 from proxy.buffers cimport append, length, resize
 from proxy.model cimport (
     ANSWERED, CLOSED, CLOSING, FAILED, IN_FLIGHT, LATENCY_BUCKETS, NO_SLOT, PARKED, PAUSED,
-    REFUSED, SESSION, SPLIT, STREAMED, Cluster, Conn, Core, Histogram, Request, Session,
+    REFUSED, SESSION, SPLIT, STREAMED, Cluster, Core, Histogram, Request, Session,
 )
 from proxy.reactor cimport close_conn, note_ready, push_conn, watch, will_write
 from proxy.requests cimport drop_saved, free_request_node, hold_reply, new_request, save_bytes
 from proxy.resp cimport free_request
-from proxy.split cimport free_split, merge_parts
+from proxy.split cimport merge_parts
 
 # Upper bounds of the latency histogram's buckets, µs; the last bucket has none. Overlord's four
 # (1, 2, 4 and 10 ms) are among them, so that its metric can be made of the same counts.
@@ -315,10 +315,14 @@ cdef const char *GIVEN_UP = b"-TRYAGAIN not sent: a later request on the same sl
 
 
 cdef void _give_up_before(Core *core, Session *session, Request *request) noexcept nogil:
-    """A later request on the same slot has been executed: an earlier one must not be any more."""
+    """A later request on the same slot has been executed: an earlier one must not be any more.
+
+    One that was redirected still may. Its server has not got its key, so it has executed nothing
+    else on that key either: what it executed was on another key of a slot that is being moved.
+    """
     cdef Request *leaf = first_leaf(session.head)
     while leaf != request:
-        if leaf.state == PARKED and leaf.slot == request.slot:
+        if leaf.state == PARKED and leaf.slot == request.slot and leaf.hint == NULL:
             leaf.flags |= REFUSED
             if leaf.reply_size == 0:
                 hold_reply(leaf, GIVEN_UP, strlen(GIVEN_UP))

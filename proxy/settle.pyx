@@ -1,16 +1,15 @@
 """What is waited for: parked requests that may be sent again, and limits on time."""
 
-from libc.stdint cimport INT64_MAX, int64_t, uint16_t
+from libc.stdint cimport int64_t, uint16_t
 from libc.stdio cimport snprintf
 from libc.string cimport strlen
 
 from proxy.buffers cimport append, length
 from proxy.dispatch cimport server_for
 from proxy.model cimport (
-    NO_SLOT, OPEN, PARKED, PAUSED, REFRESH_UNSERVED, REFUSED, Cluster, Core, Request, Server,
+    OPEN, PARKED, PAUSED, REFRESH_UNSERVED, REFUSED, Cluster, Core, Request, Server,
     Session, Upstream,
 )
-from proxy.reactor cimport note_ready
 from proxy.requests cimport drop_saved
 from proxy.sessions cimport (
     fail, finish, first_leaf, forget_reply, kill_session, leave_settling, next_leaf, wake,

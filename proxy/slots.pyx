@@ -11,11 +11,11 @@ cdef uint16_t CRC16[256]
 
 cdef void _fill() noexcept:
     # CRC-16/XMODEM: polynomial 0x1021, most significant bit first, start value 0.
-    cdef int byte, bit
+    cdef int byte, _bit
     cdef uint16_t crc
     for byte in range(256):
         crc = <uint16_t>(byte << 8)
-        for bit in range(8):
+        for _bit in range(8):
             crc = <uint16_t>((crc << 1) ^ 0x1021) if crc & 0x8000 else <uint16_t>(crc << 1)
         CRC16[byte] = crc
 

@@ -75,7 +75,9 @@ class StatServer:
             daemon_threads = True
 
         self._server = Server((address.host, address.port), Handler)
-        self._thread = threading.Thread(target=self._server.serve_forever, name=f"stat-{address}", daemon=True)
+        self._thread = threading.Thread(
+            target=self._server.serve_forever, name=f"stat-{address}", daemon=True
+        )
 
     def start(self) -> None:
         self._thread.start()

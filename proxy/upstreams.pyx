@@ -21,7 +21,7 @@ from proxy.model cimport (
 )
 from proxy.reactor cimport close_conn, push_conn, watch, will_write
 from proxy.requests cimport free_request_node, hold_reply, new_request
-from proxy.resp cimport SCAN_DONE, SCAN_ERROR, SCAN_MORE, ScanStatus, read_number, scan_reply
+from proxy.resp cimport SCAN_ERROR, SCAN_MORE, ScanStatus, read_number, scan_reply
 from proxy.sessions cimport deliver, fail, finish, forget_reply, observe, park
 
 cdef enum:

@@ -24,7 +24,7 @@ import hiredis
 from proxy.commands import rows_of
 
 OUTPUT = Path(__file__).parents[1] / "proxy" / "commands.json"
-START_LIMIT = 10.0      # seconds for the server to start
+START_LIMIT = 10.0  # seconds for the server to start
 
 
 def ask(connection: socket.socket, command: str) -> Any:
@@ -94,10 +94,15 @@ def generate(connection: socket.socket) -> str:
     lines = []
     for row in sorted(rows_of(ask(connection, "COMMAND"))):
         doc = docs.get(row.name, {})
-        lines.append(json.dumps({
-            **row._asdict(),
-            "group": doc.get("group", b"").decode(), "since": doc.get("since", b"").decode(),
-        }))
+        lines.append(
+            json.dumps(
+                {
+                    **row._asdict(),
+                    "group": doc.get("group", b"").decode(),
+                    "since": doc.get("since", b"").decode(),
+                }
+            )
+        )
     return f'{{"server": "{version_of(connection)}", "commands": [\n' + ",\n".join(lines) + "\n]}\n"
 
 

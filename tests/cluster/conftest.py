@@ -1,4 +1,4 @@
-"""Real servers: a cluster and a plain redis-server for the whole run, and fresh ones for tests that break them."""
+"""Real servers: some for the whole run, and fresh ones for tests that break them."""
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -46,8 +46,8 @@ def new_proxy() -> Iterator[Callable[..., ProxyProcess]]:
     """Makes proxies that must end well with the test; further arguments are ProxyProcess's."""
     started: list[ProxyProcess] = []
 
-    def make(cluster: RedisCluster, **options: Any) -> ProxyProcess:
-        proxy = ProxyProcess(cluster.addresses, **options)
+    def make(before: RedisCluster, /, **options: Any) -> ProxyProcess:
+        proxy = ProxyProcess(before.addresses, **options)
         proxy.start()
         started.append(proxy)
         return proxy

@@ -26,7 +26,8 @@ from proxy.resp import ReplyScanner
 Args = list[bytes]
 
 SETTINGS = settings(
-    deadline=None, max_examples=300, suppress_health_check=[HealthCheck.function_scoped_fixture])
+    deadline=None, max_examples=300, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
 
 
 def words(line: str) -> Args:
@@ -88,8 +89,12 @@ def _same_version(connect: Callable[[], Server]) -> None:
 def both(request: pytest.FixtureRequest, server: Server) -> tuple[Server, Client, Facts]:
     """The real server and our answers, in the same state, by RESP2 and by RESP3."""
     facts = Facts(
-        redis_version=SERVER.rpartition(" ")[2], proxy_version="1", started=time.time(),
-        tcp_port=server.socket.getpeername()[1], connected_clients=1, max_clients=10000,
+        redis_version=SERVER.rpartition(" ")[2],
+        proxy_version="1",
+        started=time.time(),
+        tcp_port=server.socket.getpeername()[1],
+        connected_clients=1,
+        max_clients=10000,
         max_bulk_length=536870912,
     )
     client = Client(int(server([b"CLIENT", b"ID"])[1:]), "127.0.0.1:1", "127.0.0.1:2")
@@ -145,7 +150,7 @@ def test_sessions(both: tuple[Server, Client, Facts], session: str) -> None:
 
 def test_config_values_that_are_the_same_everywhere(both: tuple[Server, Client, Facts]) -> None:
     server, client, facts = both
-    own = {"databases", "save", "appendonly", "maxclients"}     # the server's are its own
+    own = {"databases", "save", "appendonly", "maxclients"}  # the server's are its own
     for name in facts.config.keys() - own:
         args = [b"CONFIG", b"GET", name.encode()]
         assert answer(client, facts, args) == server(args), name
@@ -218,8 +223,19 @@ def test_info_is_a_part_of_the_servers(both: tuple[Server, Client, Facts], secti
 def test_info_values_that_clients_act_on(both: tuple[Server, Client, Facts]) -> None:
     server, client, facts = both
     for name in (
-        "redis_version", "redis_mode", "arch_bits", "os", "multiplexing_api", "tcp_port", "loading",
-        "role", "connected_slaves", "cluster_enabled", "maxmemory", "maxmemory_policy", "aof_enabled",
+        "redis_version",
+        "redis_mode",
+        "arch_bits",
+        "os",
+        "multiplexing_api",
+        "tcp_port",
+        "loading",
+        "role",
+        "connected_slaves",
+        "cluster_enabled",
+        "maxmemory",
+        "maxmemory_policy",
+        "aof_enabled",
     ):
         ours, theirs = answer(client, facts, [b"INFO"]), server([b"INFO"])
         line = next(line for line in ours.split(b"\r\n") if line.startswith(name.encode() + b":"))
@@ -229,9 +245,16 @@ def test_info_values_that_clients_act_on(both: tuple[Server, Client, Facts]) -> 
 # --- errors of the data plane ------------------------------------------------------------------
 
 UNKNOWN = [
-    "foo", "foo a b c", "'' a", "f\\x00oo a", "\\xff\\xfe \\xff", "OBJECT|ENCODING x",
+    "foo",
+    "foo a b c",
+    "'' a",
+    "f\\x00oo a",
+    "\\xff\\xfe \\xff",
+    "OBJECT|ENCODING x",
     "'foo\\r\\nbar' 'a\\x00b' 'a\\r\\nb\\n' '\\r' 'c\\n'",
-    "foo " + "'' " * 60, "foo " + "a " * 60, "f" * 200 + " " + "a" * 200,
+    "foo " + "'' " * 60,
+    "foo " + "a " * 60,
+    "f" * 200 + " " + "a" * 200,
     *("foo " + "a" * size + " b c" for size in range(122, 130)),
 ]
 
@@ -256,19 +279,29 @@ def test_unknown_subcommands_of_any_bytes(server: Server, container: bytes, sub:
     assert unknown_subcommand(container, b"no-" + sub) == server([container, b"no-" + sub])
 
 
-@pytest.mark.parametrize(("line", "name"), [
-    ("GET", "get"), ("Set a", "set"), ("OBJECT", "object"), ("object ENCODING", "object|encoding"),
-    ("XINFO help x", "xinfo|help"), ("memory usage", "memory|usage"), ("MSET a b c", "mset"),
-])
+@pytest.mark.parametrize(
+    ("line", "name"),
+    [
+        ("GET", "get"),
+        ("Set a", "set"),
+        ("OBJECT", "object"),
+        ("object ENCODING", "object|encoding"),
+        ("XINFO help x", "xinfo|help"),
+        ("memory usage", "memory|usage"),
+        ("MSET a b c", "mset"),
+    ],
+)
 def test_wrong_arity(server: Server, line: str, name: str) -> None:
     assert wrong_arity(name) == server(words(line))
 
 
 @SETTINGS
-@given(number=st.one_of(
-    st.integers(-1 << 65, 1 << 65).map(lambda n: b"%d" % n),
-    st.text("0123456789-+ _x", max_size=22).map(str.encode),
-))
+@given(
+    number=st.one_of(
+        st.integers(-1 << 65, 1 << 65).map(lambda n: b"%d" % n),
+        st.text("0123456789-+ _x", max_size=22).map(str.encode),
+    )
+)
 def test_numbers(server: Server, number: bytes) -> None:
     """HELLO's number, which is never a protocol here, and SELECT's, where only 0 is a database."""
     client, facts = Client(1, "", ""), Facts("", "", 0.0, 0, 0, 0, 0)
@@ -294,7 +327,8 @@ def config_names(plain: Any) -> list[bytes]:
 
 PATTERN = st.lists(
     st.one_of(
-        st.sampled_from("*?[]^\\-!"), st.sampled_from("aelmnopsvyxMAS-"),
+        st.sampled_from("*?[]^\\-!"),
+        st.sampled_from("aelmnopsvyxMAS-"),
         st.sampled_from(["[a-m]", "[^a-m]", "[z-a]", "[]", "[^]", "[a-", "[\\]-z]"]),
         st.sampled_from(["[Z-a]", "[A-m]", "[a-M]"]),
         st.sampled_from(["max", "*-", "log", "\\*"]),

@@ -39,7 +39,18 @@ def test_redis_cli_shows_the_seeds_session(shared_proxy: ProxyProcess) -> None:
 @pytest.mark.parametrize("depth", ["1", "16"])
 def test_redis_benchmark_runs_clean(shared_proxy: ProxyProcess, depth: str) -> None:
     output = run(
-        "redis-benchmark", "-p", str(shared_proxy.port), "-t", "get,set,mset", "-n", "20000", "-r", "1000", "-P", depth, "-q"
+        "redis-benchmark",
+        "-p",
+        str(shared_proxy.port),
+        "-t",
+        "get,set,mset",
+        "-n",
+        "20000",
+        "-r",
+        "1000",
+        "-P",
+        depth,
+        "-q",
     )
     assert len(re.findall(r"requests per second", output)) >= 3
     assert not re.search(r"error|warn|could not", output, re.IGNORECASE), output
@@ -47,7 +58,9 @@ def test_redis_benchmark_runs_clean(shared_proxy: ProxyProcess, depth: str) -> N
 
 @pytest.mark.parametrize("protocol", [2, 3])
 def test_redis_py(shared_proxy: ProxyProcess, protocol: int) -> None:
-    with redis.Redis(port=shared_proxy.port, protocol=protocol, decode_responses=True, client_name="tests") as client:
+    with redis.Redis(
+        port=shared_proxy.port, protocol=protocol, decode_responses=True, client_name="tests"
+    ) as client:
         assert client.ping()
         assert client.mset({"py:a": "1", "py:b": "2"})
         assert client.mget(["py:a", "py:b", "py:none"]) == ["1", "2", None]
@@ -77,8 +90,10 @@ def test_redis_py_at_its_defaults(shared_proxy: ProxyProcess) -> None:
 def test_redis_py_asyncio(shared_proxy: ProxyProcess) -> None:
     async def session() -> None:
         client = redis.asyncio.Redis(port=shared_proxy.port)
-        replies = [await asyncio.gather(*(client.incr("py:counter") for _ in range(50))) for _ in range(4)]
-        assert sorted(sum(replies, [])) == list(range(1, 201))
+        replies: list[int] = []
+        for _ in range(4):
+            replies += await asyncio.gather(*(client.incr("py:counter") for _ in range(50)))
+        assert sorted(replies) == list(range(1, 201))
         await client.aclose()
 
     with redis.Redis(port=shared_proxy.port) as client:
@@ -95,7 +110,18 @@ def test_node_clients(shared_proxy: ProxyProcess) -> None:
 @pytest.mark.skipif(shutil.which("memtier_benchmark") is None, reason="memtier_benchmark is not installed")
 def test_memtier_runs_clean(shared_proxy: ProxyProcess) -> None:
     output = run(
-        "memtier_benchmark", "-p", str(shared_proxy.port), "-t", "2", "-c", "10", "-n", "2000", "--pipeline", "8", "--hide-histogram"
+        "memtier_benchmark",
+        "-p",
+        str(shared_proxy.port),
+        "-t",
+        "2",
+        "-c",
+        "10",
+        "-n",
+        "2000",
+        "--pipeline",
+        "8",
+        "--hide-histogram",
     )
     assert "Totals" in output
     assert "error" not in output.lower()

@@ -4,10 +4,10 @@ import itertools
 from itertools import pairwise
 from typing import Any
 
-import hiredis
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from proxy.control import pack
 from tests.cluster.wire import Wire
 
 Command = tuple[bytes, ...]
@@ -54,14 +54,25 @@ strings = st.one_of(
 )
 across = st.one_of(
     command("MGET", keys),
-    command("MSET", st.lists(st.tuples(key, value), min_size=1, max_size=5).map(lambda p: [w for pair in p for w in pair])),
+    command(
+        "MSET",
+        st.lists(st.tuples(key, value), min_size=1, max_size=5).map(
+            lambda p: [w for pair in p for w in pair]
+        ),
+    ),
     command("DEL", keys),
     command("UNLINK", keys),
     command("EXISTS", keys),
     command("TOUCH", keys),
 )
 hashes = st.one_of(
-    command("HSET", key, st.lists(st.tuples(field, value), min_size=1, max_size=3).map(lambda p: [w for pair in p for w in pair])),
+    command(
+        "HSET",
+        key,
+        st.lists(st.tuples(field, value), min_size=1, max_size=3).map(
+            lambda p: [w for pair in p for w in pair]
+        ),
+    ),
     command("HGET", key, field),
     command("HGETALL", key),
     command("HMGET", key, st.lists(field, min_size=1, max_size=3)),
@@ -141,7 +152,7 @@ examples = itertools.count()
 
 
 def run(port: int, stream: list[Command], cuts: list[int], *, resp3: bool) -> list[bytes]:
-    data = b"".join(hiredis.pack_command(one) for one in stream)
+    data = b"".join(pack(*one) for one in stream)
     marks = [0, *sorted(cut % (len(data) + 1) for cut in cuts), len(data)]
     with Wire(port) as wire:
         if resp3:
@@ -152,7 +163,9 @@ def run(port: int, stream: list[Command], cuts: list[int], *, resp3: bool) -> li
 
 
 @settings(
-    max_examples=250, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+    max_examples=250,
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 @given(
     stream=st.lists(any_command, min_size=1, max_size=40),
@@ -166,4 +179,6 @@ def test_replies_are_those_of_a_plain_server(
     prefix = b"%d:" % next(examples)
     own = {one: prefix + one for one in KEYS + TAGGED}
     stream = [tuple(own.get(word, word) for word in one) for one in stream]
-    assert run(shared_proxy.port, stream, cuts, resp3=resp3) == run(plain.address.port, stream, [], resp3=resp3)
+    assert run(shared_proxy.port, stream, cuts, resp3=resp3) == run(
+        plain.address.port, stream, [], resp3=resp3
+    )

@@ -1,21 +1,18 @@
 """What comes over the wire: order, sizes, limits, and bytes that are not RESP."""
 
+import contextlib
 import hashlib
 import random
 import time
 from collections.abc import Callable
 from pathlib import Path
 
-import hiredis
 import pytest
 
 from lab.proxy_process import ProxyProcess
 from lab.redis_cluster import RedisCluster
+from proxy.control import pack
 from tests.cluster.wire import Wire
-
-
-def pack(*args: str | bytes | int) -> bytes:
-    return hiredis.pack_command(args)
 
 
 def resident(pid: int) -> int:
@@ -98,7 +95,9 @@ def test_a_malformed_request_ends_its_own_connection_alone(
 
 def test_unknown_commands_keep_the_connection(shared_proxy: ProxyProcess) -> None:
     with Wire(shared_proxy.port) as wire:
-        assert wire.ask("NOSUCH", "x").startswith(b"-ERR unknown command 'NOSUCH', with args beginning with: 'x'")
+        assert wire.ask("NOSUCH", "x").startswith(
+            b"-ERR unknown command 'NOSUCH', with args beginning with: 'x'"
+        )
         assert wire.ask("GET") == b"-ERR wrong number of arguments for 'get' command\r\n"
         assert wire.ask("PING") == b"+PONG\r\n"
 
@@ -106,7 +105,9 @@ def test_unknown_commands_keep_the_connection(shared_proxy: ProxyProcess) -> Non
 def test_hello_waits_for_what_was_asked_before_it(shared_proxy: ProxyProcess) -> None:
     with Wire(shared_proxy.port) as wire:
         wire.ask("DEL", "h")
-        wire.send(pack("HSET", "h", "f", "v") + pack("HGETALL", "h") + pack("HELLO", 3) + pack("HGETALL", "h"))
+        wire.send(
+            pack("HSET", "h", "f", "v") + pack("HGETALL", "h") + pack("HELLO", 3) + pack("HGETALL", "h")
+        )
         replies = wire.replies(4)
         assert replies[1] == b"*2\r\n$1\r\nf\r\n$1\r\nv\r\n"
         assert replies[2].startswith(b"%7\r\n")
@@ -134,7 +135,9 @@ def test_a_client_that_has_said_all_still_gets_its_replies(shared_proxy: ProxyPr
         assert wire.ended()
 
 
-def test_a_failing_part_is_the_commands_error(new_cluster: Callable[..., RedisCluster], new_proxy: Callable[..., ProxyProcess]) -> None:
+def test_a_failing_part_is_the_commands_error(
+    new_cluster: Callable[..., RedisCluster], new_proxy: Callable[..., ProxyProcess]
+) -> None:
     cluster = new_cluster(masters=3, replicas=0)
     proxy = new_proxy(cluster)
     keys = [f"part:{i}" for i in range(50)]
@@ -194,10 +197,11 @@ def test_a_client_that_never_reads_is_not_read_from_either(
         deaf.socket.settimeout(1)
         request = pack("GET", "wide")
         sent = 0
-        with pytest.raises(TimeoutError):
+        with contextlib.suppress(TimeoutError):
             while sent < 2_000_000:  # its replies would be 200 GB
                 deaf.send(request * 1000)
                 sent += 1000
+        assert sent < 2_000_000
         assert resident(proxy.pid) - before < 200 * 1024 * 1024
         assert other.ask("GET", "wide").startswith(b"$100000\r\n")
 
@@ -212,10 +216,9 @@ def test_a_pipeline_without_end_is_held_within_bounds(
         wire.socket.settimeout(1)
         data = pack("GET", "tiny") * count
         sent = 0
-        with pytest.raises(TimeoutError):
+        with contextlib.suppress(TimeoutError):
             while sent < len(data):
                 sent += wire.socket.send(data[sent : sent + (1 << 20)])
-            raise TimeoutError  # all of it went into the kernel's and our bounded buffers
         assert resident(proxy.pid) - before < 50 * 1024 * 1024
         wire.socket.settimeout(30)
         whole = sent // len(pack("GET", "tiny"))

@@ -4,8 +4,7 @@ import socket
 from types import TracebackType
 from typing import Self
 
-import hiredis
-
+from proxy.control import pack
 from proxy.resp import ReplyScanner
 
 DEADLINE = 30.0
@@ -41,7 +40,7 @@ class Wire:
         return [self.reply() for _ in range(count)]
 
     def ask(self, *args: str | bytes | int) -> bytes:
-        self.send(hiredis.pack_command(args))
+        self.send(pack(*args))
         return self.reply()
 
     def ended(self) -> bool:
@@ -57,5 +56,7 @@ class Wire:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self.close()

@@ -33,7 +33,17 @@ def build(target: str) -> Path:
     """Compiles one target; raises CalledProcessError when the compiler fails."""
     BUILD.mkdir(exist_ok=True)
     subprocess.run(
-        [sys.executable, "-m", "cython", "-3", "-X", "boundscheck=False", "-X", "wraparound=False", "proxy/resp.pyx"],
+        [
+            sys.executable,
+            "-m",
+            "cython",
+            "-3",
+            "-X",
+            "boundscheck=False",
+            "-X",
+            "wraparound=False",
+            "proxy/resp.pyx",
+        ],
         cwd=HERE.parent.parent,
         check=True,
     )
@@ -84,7 +94,9 @@ def run(target: str, seconds: int) -> subprocess.CompletedProcess[str]:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--seconds", type=int, default=600, help="for each target (default 600)")
     parser.add_argument("target", nargs="*", choices=[*SEEDS, []], help="default: both")
     options = parser.parse_args()

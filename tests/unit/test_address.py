@@ -17,7 +17,11 @@ HOSTS = st.one_of(
     ("text", "host", "port"),
     [
         ("127.0.0.1:6379", "127.0.0.1", 6379),
-        ("mycluster.clustercfg.use1.cache.amazonaws.com:6379", "mycluster.clustercfg.use1.cache.amazonaws.com", 6379),
+        (
+            "mycluster.clustercfg.use1.cache.amazonaws.com:6379",
+            "mycluster.clustercfg.use1.cache.amazonaws.com",
+            6379,
+        ),
         ("redis_1:1", "redis_1", 1),
         ("Example.:65535", "Example.", 65535),
         ("[::1]:6379", "::1", 6379),
@@ -33,7 +37,7 @@ def test_parse(text: str, host: str, port: int) -> None:
 @pytest.mark.parametrize("text", ["6379", ":6379"])
 def test_parse_default_host(text: str) -> None:
     assert Address.parse(text, default_host="0.0.0.0") == Address("0.0.0.0", 6379)
-    with pytest.raises(ValueError, match="not host:port|no host"):
+    with pytest.raises(ValueError, match=r"not host:port|no host"):
         Address.parse(text)
 
 
@@ -87,11 +91,13 @@ def test_what_is_written_is_read_back(host: str, port: int) -> None:
 @given(st.one_of(st.text(), st.text(alphabet="[]:.0123456789af%\n -")))
 def test_any_text_is_an_address_or_a_reason(text: str) -> None:
     for default in (None, "0.0.0.0"):
+        reason = ""
         try:
             address = Address.parse(text, default_host=default)
         except ValueError as error:
-            assert type(error) is ValueError
-            assert len(str(error).splitlines()) == 1
+            reason = str(error)
+        if reason:
+            assert len(reason.splitlines()) == 1
         else:
             assert 1 <= address.port <= 65535
             assert Address.parse(str(address)) == address

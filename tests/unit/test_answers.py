@@ -20,8 +20,14 @@ from proxy.reply import array, bulk, error, integer, mapping, null, simple, verb
 from proxy.resp import ReplyScanner
 
 FACTS = Facts(
-    redis_version="7.0.15", proxy_version="1.2.3", started=time.time() - 90061, tcp_port=6379,
-    connected_clients=17, max_clients=500, max_bulk_length=1 << 29, read_timeout=2500,
+    redis_version="7.0.15",
+    proxy_version="1.2.3",
+    started=time.time() - 90061,
+    tcp_port=6379,
+    connected_clients=17,
+    max_clients=500,
+    max_bulk_length=1 << 29,
+    read_timeout=2500,
 )
 
 
@@ -58,7 +64,7 @@ def test_replies_by_protocol() -> None:
 
 def test_every_local_command_is_answered_and_nothing_else() -> None:
     local = {c.name for c in TABLE.commands if c.plan is Plan.LOCAL and not c.container}
-    newer = {"client|setinfo", "client|no-touch"}       # Redis 7.2
+    newer = {"client|setinfo", "client|no-touch"}  # Redis 7.2
     assert {name.decode() for name in HANDLERS} == local | newer
 
 
@@ -104,10 +110,12 @@ def test_setinfo(client: Client) -> None:
     assert ask(client, "client", "setinfo", "LIB-VER", "8.1.0") == b"+OK\r\n"
     assert (client.lib_name, client.lib_ver) == ("redis-py(x)", "8.1.0")
     assert ask(client, "CLIENT", "SETINFO", "Lib-Name", "a b") == (
-        b"-ERR Lib-Name cannot contain spaces, newlines or special characters.\r\n")
+        b"-ERR Lib-Name cannot contain spaces, newlines or special characters.\r\n"
+    )
     assert ask(client, "CLIENT", "SETINFO", "lib-age", "1") == b"-ERR Unrecognized option 'lib-age'\r\n"
     assert ask(client, "CLIENT", "SETINFO", "lib-name") == (
-        b"-ERR wrong number of arguments for 'client|setinfo' command\r\n")
+        b"-ERR wrong number of arguments for 'client|setinfo' command\r\n"
+    )
     assert (client.lib_name, client.lib_ver) == ("redis-py(x)", "8.1.0")
     assert ask(client, "CLIENT", "SETINFO", "lib-name", "") == b"+OK\r\n"
     assert client.lib_name == ""
@@ -129,13 +137,19 @@ def test_client_info_tells_what_is_known(client: Client) -> None:
     assert b" flags=U " in ask(client, "CLIENT", "INFO")
 
 
-@pytest.mark.parametrize("args", [
-    ["MAINT_NOTIFICATIONS", "ON", "moving-endpoint-type", "internal-ip"],
-    ["KILL", "x"], ["LIST"], ["TRACKING", "ON"],
-])
+@pytest.mark.parametrize(
+    "args",
+    [
+        ["MAINT_NOTIFICATIONS", "ON", "moving-endpoint-type", "internal-ip"],
+        ["KILL", "x"],
+        ["LIST"],
+        ["TRACKING", "ON"],
+    ],
+)
 def test_other_client_subcommands_are_unknown(client: Client, args: list[str]) -> None:
     assert ask(client, "Client", *args).decode() == (
-        f"-ERR unknown subcommand '{args[0]}'. Try CLIENT HELP.\r\n")
+        f"-ERR unknown subcommand '{args[0]}'. Try CLIENT HELP.\r\n"
+    )
 
 
 def test_time_is_now(client: Client) -> None:
@@ -175,7 +189,8 @@ def test_no_limit_of_clients_is_that_of_open_files(client: Client) -> None:
 @pytest.mark.parametrize("sub", ["RESETSTAT", "rewrite"])
 def test_config_changes_are_refused(client: Client, sub: str) -> None:
     assert ask(client, "CONFIG", sub).decode() == (
-        f"-ERR CONFIG {sub.upper()} is not supported by the proxy\r\n")
+        f"-ERR CONFIG {sub.upper()} is not supported by the proxy\r\n"
+    )
 
 
 def test_a_hostile_pattern_takes_no_time() -> None:
@@ -215,7 +230,10 @@ def test_info_has_what_clients_look_for(client: Client) -> None:
 def test_info_by_sections(client: Client) -> None:
     assert info(client, "Cluster") == {"cluster_enabled": "0"}
     assert info(client, "replication", "cluster", "nonesuch") == {
-        "role": "master", "connected_slaves": "0", "cluster_enabled": "0"}
+        "role": "master",
+        "connected_slaves": "0",
+        "cluster_enabled": "0",
+    }
     assert info(client, "nonesuch") == {}
 
 
@@ -225,22 +243,27 @@ def test_info_by_sections(client: Client) -> None:
 def test_errors_for_what_the_data_plane_refuses() -> None:
     assert unknown_command([b"foo"]) == b"-ERR unknown command 'foo', with args beginning with: \r\n"
     assert unknown_command([b"foo", b"a\r\nb", b"c\0d"]) == (
-        b"-ERR unknown command 'foo', with args beginning with: 'a  b' 'c' \r\n")
+        b"-ERR unknown command 'foo', with args beginning with: 'a  b' 'c' \r\n"
+    )
     assert unknown_subcommand(b"Object", b"Foo") == b"-ERR unknown subcommand 'Foo'. Try OBJECT HELP.\r\n"
     assert wrong_arity("get") == b"-ERR wrong number of arguments for 'get' command\r\n"
 
 
-@pytest.mark.parametrize(("name", "args", "text"), [
-    ("blpop", [b"BLPOP", b"a", b"0"], b"unknown command 'BLPOP', with args beginning with: 'a' '0' "),
-    ("client|kill", [b"Client", b"Kill", b"x"], b"unknown subcommand 'Kill'. Try CLIENT HELP."),
-    ("memory|stats", [b"MEMORY", b"STATS"], b"unknown subcommand 'STATS'. Try MEMORY HELP."),
-    ("cluster|slots", [b"CLUSTER", b"x"], b"unknown command 'CLUSTER', with args beginning with: 'x' "),
-    ("cluster", [b"CLUSTER"], b"unknown command 'CLUSTER', with args beginning with: "),
-])
+@pytest.mark.parametrize(
+    ("name", "args", "text"),
+    [
+        ("blpop", [b"BLPOP", b"a", b"0"], b"unknown command 'BLPOP', with args beginning with: 'a' '0' "),
+        ("client|kill", [b"Client", b"Kill", b"x"], b"unknown subcommand 'Kill'. Try CLIENT HELP."),
+        ("memory|stats", [b"MEMORY", b"STATS"], b"unknown subcommand 'STATS'. Try MEMORY HELP."),
+        ("cluster|slots", [b"CLUSTER", b"x"], b"unknown command 'CLUSTER', with args beginning with: 'x' "),
+        ("cluster", [b"CLUSTER"], b"unknown command 'CLUSTER', with args beginning with: "),
+    ],
+)
 def test_refused_commands_are_unknown(name: str, args: list[bytes], text: bytes) -> None:
     command = TABLE.lookup(name)
     assert command is not None
     assert command.plan is Plan.REFUSE
     assert refused(command, args) == b"-ERR " + text + b"\r\n"
     assert refused(TABLE.commands[0], [b"", b"x"]) == (
-        b"-ERR unknown command '', with args beginning with: 'x' \r\n")
+        b"-ERR unknown command '', with args beginning with: 'x' \r\n"
+    )

@@ -2,11 +2,11 @@
 
 from itertools import pairwise
 
-import hiredis
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from proxy.control import pack
 from proxy.resp import ProtocolError, ReplyScanner, RequestScanner, split_inline
 
 arguments = st.lists(st.binary(max_size=40), min_size=1, max_size=6)
@@ -20,7 +20,7 @@ def pieces(data: bytes, cuts: list[int]) -> list[bytes]:
 
 @given(st.lists(arguments, max_size=5), st.lists(st.integers(0, 10_000), max_size=8))
 def test_requests_are_found_however_the_stream_is_cut(commands: list[list[bytes]], cuts: list[int]) -> None:
-    stream = b"".join(hiredis.pack_command(tuple(command)) for command in commands)
+    stream = b"".join(pack(*command) for command in commands)
     scanner = RequestScanner()
     found = [request for piece in pieces(stream, cuts) for request in scanner.feed(piece)]
     assert found == commands
@@ -37,7 +37,7 @@ def test_inline_commands_mix_with_arrays(commands: list[list[str] | list[bytes]]
             expected.append(line.encode().split())
         else:
             words = [word for word in command if isinstance(word, bytes)]
-            stream += hiredis.pack_command(tuple(words))
+            stream += pack(*words)
             expected.append(words)
     scanner = RequestScanner()
     found = [request for piece in pieces(stream, cuts) for request in scanner.feed(piece)]
@@ -78,8 +78,12 @@ def test_a_request_larger_than_the_limit_is_refused_before_it_has_come() -> None
 
 
 scalars = st.one_of(
-    st.sampled_from([b"+OK\r\n", b"-ERR no\r\n", b":-12\r\n", b"$-1\r\n", b"*-1\r\n", b"_\r\n", b"#t\r\n", b",3.5\r\n"]),
-    st.sampled_from([b"(3492890328409238509324850943850943825024385\r\n", b"=7\r\ntxt:abc\r\n", b"!5\r\nERR x\r\n"]),
+    st.sampled_from(
+        [b"+OK\r\n", b"-ERR no\r\n", b":-12\r\n", b"$-1\r\n", b"*-1\r\n", b"_\r\n", b"#t\r\n", b",3.5\r\n"]
+    ),
+    st.sampled_from(
+        [b"(3492890328409238509324850943850943825024385\r\n", b"=7\r\ntxt:abc\r\n", b"!5\r\nERR x\r\n"]
+    ),
     st.binary(max_size=300).map(lambda body: b"$%d\r\n%b\r\n" % (len(body), body)),
 )
 
@@ -100,7 +104,9 @@ replies = st.recursive(scalars, nested, max_leaves=12)
 
 
 @given(st.lists(replies, max_size=5), st.lists(st.integers(0, 10_000), max_size=8))
-def test_replies_of_every_type_are_found_however_the_stream_is_cut(expected: list[bytes], cuts: list[int]) -> None:
+def test_replies_of_every_type_are_found_however_the_stream_is_cut(
+    expected: list[bytes], cuts: list[int]
+) -> None:
     scanner = ReplyScanner()
     found = [reply for piece in pieces(b"".join(expected), cuts) for reply in scanner.feed(piece)]
     assert found == expected
@@ -111,7 +117,9 @@ def test_nesting_may_be_deep() -> None:
     assert ReplyScanner().feed(reply) == [reply]
 
 
-@pytest.mark.parametrize("stream", [b"hello\r\n", b"$x\r\n", b"*-2\r\n", b"$3\r\nabcXY", b"*99999999999999999999999\r\n"])
+@pytest.mark.parametrize(
+    "stream", [b"hello\r\n", b"$x\r\n", b"*-2\r\n", b"$3\r\nabcXY", b"*99999999999999999999999\r\n"]
+)
 def test_what_is_no_reply_is_refused(stream: bytes) -> None:
     with pytest.raises(ProtocolError):
         ReplyScanner().feed(stream)
