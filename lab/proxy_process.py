@@ -33,11 +33,12 @@ class ProxyProcess:
         proxy: Mapping[str, Value] | None = None,
         cluster: Mapping[str, Value] | None = None,
         flags: Sequence[str] = (),
+        prefix: Sequence[str] = (),
         wait: bool = True,
     ) -> None:
         """``top``, ``proxy`` and ``cluster`` are keys of the two files' tables.
 
-        With ``wait``, it starts healthy or not at all.
+        With ``wait``, it starts healthy or not at all. ``prefix`` is a command that runs it.
         """
         free = free_ports(2)
         self.port = port or free[0]
@@ -45,6 +46,7 @@ class ProxyProcess:
         self._directory = Path(tempfile.mkdtemp(prefix="redis-proxy-"))
         self._wait = wait
         self._flags = flags
+        self._prefix = prefix
         self._process: subprocess.Popen[bytes] | None = None
         self._files = (
             (
@@ -107,6 +109,7 @@ class ProxyProcess:
             (self._directory / name).write_text(toml.dumps(content))
         self._process = start(
             [
+                *self._prefix,
                 sys.executable,
                 "-m",
                 "proxy",

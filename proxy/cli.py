@@ -181,7 +181,12 @@ def _plain(argv: Sequence[str]) -> list[str]:
     return plain
 
 
-def _read(given: argparse.Namespace) -> tuple[Config, Options]:
+def parse(argv: Sequence[str]) -> argparse.Namespace:
+    """What the flags say, each by its ``dest``; None or False where there is none. Raises UsageError."""
+    return _parser().parse_args(_plain(argv))
+
+
+def configure(given: argparse.Namespace) -> tuple[Config, Options]:
     """Both files, with what flags override, and what only flags say. Raises ConfigError and UsageError."""
     if given.reload:
         raise UsageError("-reload: not supported yet; restart the process when the files have changed")
@@ -216,23 +221,22 @@ def _complain(problem: object) -> int:
 
 def main(argv: Sequence[str]) -> int:
     """Does what the flags (those after the program's name) ask for; returns the exit status."""
-    parser = _parser()
     try:
-        given = parser.parse_args(_plain(argv))
+        given = parse(argv)
         if given.help:
-            print(parser.format_help(), end="")
+            print(_parser().format_help(), end="")
             return 0
         if given.version:
             print(__version__)
             return 0
-        config, options = _read(given)
+        config, options = configure(given)
     except (UsageError, ConfigError) as error:
         return _complain(error)
     if given.check:
         print(_summary(given, config))
         return 0
     try:
-        logging = log.setup(config.proxy)
+        running = log.setup(config.proxy)
     except OSError as error:
         return _complain(f"log = {shown(config.proxy.log)}: can't be opened: {error.strerror}")
     try:
@@ -240,4 +244,4 @@ def main(argv: Sequence[str]) -> int:
 
         return serve(config, options)
     finally:
-        logging.stop()
+        running.stop()

@@ -2,7 +2,7 @@
 
 from cpython.bytes cimport PyBytes_AS_STRING
 from libc.stdint cimport uint16_t, uint32_t
-from libc.string cimport memcmp, memcpy
+from libc.string cimport memchr, memcmp, memcpy
 
 from proxy.model cimport MAX_COMMANDS
 from proxy.split cimport MERGE_ARRAY, MERGE_NONE, MERGE_STATUS, MERGE_SUM
@@ -41,7 +41,8 @@ cdef uint16_t find_command(
     cdef uint32_t bucket
     cdef uint16_t id
     cdef const CommandEntry *entry
-    if size + 1 + sub_size > NAME_LENGTH:
+    # A subcommand has no name of its own: "OBJECT|ENCODING" in one word is no command.
+    if size + 1 + sub_size > NAME_LENGTH or memchr(name, c'|', size) != NULL:
         return NO_COMMAND
     _lower(lowered, name, size)
     if sub != NULL:

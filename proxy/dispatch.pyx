@@ -38,6 +38,9 @@ from proxy.resp import fault_text, split_inline
 
 log = logging.getLogger("proxy.dispatch")
 
+# A browser that was tricked into talking to us says these. As in Redis, what follows is not looked at.
+HTTP_WORDS = (b"post", b"host:")
+
 cdef enum:
     QUOTED_ARGS = 44            # of a refused request, for the error's text
     QUOTED_BYTES = 128
@@ -260,6 +263,9 @@ cdef class Dispatcher:
         for i in range(scan.count if scan.count < QUOTED_ARGS else <int>QUOTED_ARGS):
             size = scan.args[i].size if scan.args[i].size < QUOTED_BYTES else QUOTED_BYTES
             args.append(data[scan.args[i].offset:scan.args[i].offset + size])
+        if verdict == UNKNOWN_COMMAND and args[0].lower() in HTTP_WORDS:
+            session.conn.flags |= CLOSING
+            return
         try:
             reply = self.owner.refuse(<int>verdict, id, args)
         except Exception:

@@ -59,7 +59,7 @@ def _quoted(value: str) -> str:
     return value if _PLAIN.fullmatch(value) else json.dumps(value)
 
 
-class _Console(logging.Handler):
+class Console(logging.Handler):
     """Standard output or error, without a buffer or a lock that the end of the process could wait for."""
 
     def __init__(self, descriptor: int) -> None:
@@ -204,6 +204,6 @@ def setup(config: ProxyConfig) -> Logging:
         path.parent.mkdir(parents=True, exist_ok=True)
         handlers.append(_File(path, encoding="ascii", errors="backslashreplace"))
     if config.stdout or config.debug:
-        handlers.append(_Console(STDOUT))
-    _running = Logging(handlers or [_Console(STDERR)], level(config.log_lv))
+        handlers.append(Console(STDOUT))
+    _running = Logging(handlers or [Console(STDERR)], level(config.log_lv))
     return _running

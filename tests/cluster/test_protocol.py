@@ -102,6 +102,20 @@ def test_unknown_commands_keep_the_connection(shared_proxy: ProxyProcess) -> Non
         assert wire.ask("PING") == b"+PONG\r\n"
 
 
+def test_a_browser_is_not_listened_to(shared_proxy: ProxyProcess) -> None:
+    with Wire(shared_proxy.port) as wire:
+        assert wire.ask("DEL", "smuggled") in (b":0\r\n", b":1\r\n")
+        wire.send(b"POST / HTTP/1.1\r\nHost: x\r\n\r\nSET smuggled 1\r\n")
+        assert wire.ended()
+    with Wire(shared_proxy.port) as wire:
+        assert wire.ask("GET", "smuggled") == b"$-1\r\n"
+
+
+def test_a_subcommand_is_no_command_of_its_own(shared_proxy: ProxyProcess) -> None:
+    with Wire(shared_proxy.port) as wire:
+        assert wire.ask("OBJECT|ENCODING", "k").startswith(b"-ERR unknown command 'OBJECT|ENCODING'")
+
+
 def test_hello_waits_for_what_was_asked_before_it(shared_proxy: ProxyProcess) -> None:
     with Wire(shared_proxy.port) as wire:
         wire.ask("DEL", "h")
