@@ -169,9 +169,10 @@ def _plain(argv: Sequence[str]) -> list[str]:
             )
         option = flag.names[0]
         if flag.metavar:
-            if not equals and (following := next(words, None)) is None:
+            value = value if equals else next(words, "--")
+            if value == "--":
                 raise UsageError(f"{option}: no {flag.metavar} after it")
-            plain.append(f"{option}={value if equals else following}")
+            plain.append(f"{option}={value}")
         elif not equals or value in ON:
             plain.append(option)
         elif value not in OFF:

@@ -20,7 +20,7 @@ from proxy.reactor cimport reactor_close, reactor_open, turn
 from proxy.sessions cimport close_session, open_session
 from proxy.settle cimport next_timeout, settle, sweep
 from proxy.upstreams cimport (
-    break_upstream, free_server, read_replies, server_named, upstream_for, upstream_opened,
+    break_upstream, free_server, read_replies, server_named, shed, upstream_for, upstream_opened,
     upstream_refused,
 )
 
@@ -218,7 +218,7 @@ cdef class DataPlane(Dispatcher):
         cdef Cluster *c = self.core.clusters[cluster]
         cdef uint16_t owners[SLOTS]
         cdef Server *server
-        cdef uint32_t i
+        cdef uint32_t i, n
         cdef int slot, first, last
         cdef bint changed = not c.known
         for i in range(SLOTS):
@@ -240,6 +240,9 @@ cdef class DataPlane(Dispatcher):
                 changed = True
         if changed:
             c.epoch += 1
+            for i in range(c.server_count):
+                for n in range(2 * c.connections):
+                    shed(&self.core, c.servers[i].upstreams[n])
         c.known = True
         self.core.settle_at = 0
 

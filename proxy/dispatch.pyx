@@ -44,6 +44,7 @@ HTTP_WORDS = (b"post", b"host:")
 cdef enum:
     QUOTED_ARGS = 44            # of a refused request, for the error's text
     QUOTED_BYTES = 128
+    IDLE_ARGS = 16              # arguments that an idle session keeps room for
 
 cdef const char *CROSSSLOT = b"-CROSSSLOT Keys in request don't hash to the same slot\r\n"
 cdef const char *UNBALANCED = b"-ERR Protocol error: unbalanced quotes in request\r\n"
@@ -108,15 +109,20 @@ cdef class Dispatcher:
                 break
             if not self._next(session):
                 break
-        if length(input) == 0 or session.conn.flags & CLOSING:
+        if session.conn.flags & ENDED and length(input) == 0 \
+                or core.draining and session.queued == 0 and not session.conn.flags & PAUSED:
+            session.conn.flags |= CLOSING
+        if session.conn.flags & CLOSING:
             release(input, &core.pool)
-            if session.conn.flags & ENDED:
-                session.conn.flags |= CLOSING
-            elif session.conn.flags & PAUSED and not session.conn.flags & CLOSING:
-                resume_reading(core, &session.conn)
-            if session.queued == 0 and length(&session.conn.output) == 0 \
-                    and (session.conn.flags & CLOSING or core.draining):
+            session.conn.flags |= PAUSED
+            if session.queued == 0 and length(&session.conn.output) == 0:
                 close_session(core, session)
+        elif length(input) == 0:
+            release(input, &core.pool)
+            if session.scan.capacity > IDLE_ARGS:
+                free_request(&session.scan)
+            if session.conn.flags & PAUSED:
+                resume_reading(core, &session.conn)
 
     cdef bint _next(self, Session *session) noexcept nogil:
         """Takes one request off the input; False when there is none that can be taken now."""

@@ -235,6 +235,7 @@ cdef struct Core:
     ConnList dials              # upstreams that want a connection
     ConnList dead
     Request *free_requests
+    uint32_t free_count
     Session *sessions
     Session *settling
     int64_t settle_at           # when parked requests are looked at again, ns

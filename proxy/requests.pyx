@@ -7,6 +7,7 @@ from proxy.buffers cimport resize
 from proxy.model cimport NO_SLOT, Core, Request, Session
 
 cdef enum:
+    KEPT_REQUESTS = 16384
     LEAST_REPLY = 64        # bytes
     KEPT_REPLY = 512        # a reply's memory up to this size stays with its request
 
@@ -17,6 +18,7 @@ cdef Request *new_request(Core *core, Session *session, unsigned short command) 
     cdef size_t capacity = 0
     if request != NULL:
         core.free_requests = request.next
+        core.free_count -= 1
         reply = request.reply
         capacity = request.reply_capacity
     else:
@@ -33,10 +35,15 @@ cdef Request *new_request(Core *core, Session *session, unsigned short command) 
 
 cdef void free_request_node(Core *core, Request *request) noexcept nogil:
     free(request.saved)
+    if core.free_count >= KEPT_REQUESTS:
+        free(request.reply)
+        free(request)
+        return
     if request.reply_capacity > KEPT_REPLY:
         drop_reply(request)
     request.next = core.free_requests
     core.free_requests = request
+    core.free_count += 1
 
 
 cdef void hold_reply(Request *request, const char *data, size_t size) noexcept nogil:

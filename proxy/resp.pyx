@@ -15,7 +15,7 @@ from proxy.buffers cimport resize
 cdef enum:
     FIRST_ARGS = 16             # room for the arguments of nearly every command
     NUMBER_LENGTH = 21          # the longest 64-bit number and its sign
-    KEPT_ARGS = 1024            # room an idle scan may keep
+    KEPT_ARGS = 1024            # room a scan keeps for the next request
 
 REQUEST_FAULTS = {
     FAULT_MULTIBULK_LENGTH: b"invalid multibulk length",

@@ -7,7 +7,7 @@ from libc.string cimport strlen
 from proxy.buffers cimport append, length
 from proxy.dispatch cimport server_for
 from proxy.model cimport (
-    OPEN, PARKED, PAUSED, REFRESH_UNSERVED, REFUSED, Cluster, Core, Request, Server,
+    DIALING, OPEN, PARKED, PAUSED, REFRESH_UNSERVED, REFUSED, Cluster, Core, Request, Server,
     Session, Upstream,
 )
 from proxy.requests cimport drop_saved
@@ -15,7 +15,7 @@ from proxy.sessions cimport (
     fail, finish, first_leaf, forget_reply, kill_session, leave_settling, next_leaf, wake,
 )
 from proxy.upstreams cimport (
-    begin_request, break_upstream, close_idle, end_request, send_asking, upstream_for, usable, want_refresh,
+    begin_request, break_upstream, close_idle, end_request, send_asking, shed, upstream_for, usable, want_refresh,
 )
 
 cdef int64_t SETTLE_INTERVAL = 10_000_000       # ns
@@ -153,6 +153,9 @@ cdef void _check_upstream(Core *core, Server *server, Upstream *upstream) noexce
     cdef Cluster *cluster = server.cluster
     cdef int64_t since
     cdef char why[96]
+    if upstream.state == DIALING and upstream.head != NULL and cluster.read_timeout \
+            and core.now - upstream.head.started >= cluster.read_timeout:
+        shed(core, upstream)
     if upstream.state != OPEN:
         return
     if upstream.head == NULL:

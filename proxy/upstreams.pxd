@@ -16,6 +16,7 @@ cdef void upstream_opened(Core *core, Upstream *upstream, int fd) noexcept nogil
 cdef void upstream_refused(Core *core, Upstream *upstream, const char *why) noexcept nogil
 cdef void read_replies(Core *core, Upstream *upstream) noexcept nogil
 cdef void break_upstream(Core *core, Upstream *upstream, const char *why) noexcept nogil
+cdef void shed(Core *core, Upstream *upstream) noexcept nogil
 cdef void close_idle(Core *core, Upstream *upstream) noexcept nogil
 cdef void want_refresh(Cluster *cluster, RefreshReason reason) noexcept nogil
 cdef void set_owner(Cluster *cluster, uint16_t slot, uint16_t server) noexcept nogil

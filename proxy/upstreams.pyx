@@ -205,6 +205,12 @@ cdef void break_upstream(Core *core, Upstream *upstream, const char *why) noexce
     want_refresh(upstream.server.cluster, REFRESH_CONNECTION)
 
 
+cdef void shed(Core *core, Upstream *upstream) noexcept nogil:
+    """Parks what waits for a connection that is still being made: it may have somewhere else to go."""
+    if upstream.state == DIALING and upstream.head != NULL:
+        _empty(core, upstream, b"could not be connected to in time")
+
+
 cdef void close_idle(Core *core, Upstream *upstream) noexcept nogil:
     """Closes a connection that nobody waits on and nobody will use."""
     close_conn(core, &upstream.conn)

@@ -9,6 +9,7 @@ import redis
 from lab.processes import wait_until
 from lab.proxy_process import ProxyProcess
 from lab.redis_cluster import RedisCluster, RedisServer
+from proxy.control import pack
 from tests.cluster.wire import Wire
 
 Clusters = Callable[..., RedisCluster]
@@ -116,6 +117,28 @@ def test_a_hung_master_holds_up_only_its_own_requests(new_cluster: Clusters, new
         finally:
             hung.resume()
         wait_until("it answers again", lambda: stuck.ask("GET", "a") == b"$1\r\n2\r\n")
+
+
+def test_a_replica_takes_over_from_a_hung_master(new_cluster: Clusters, new_proxy: Proxies) -> None:
+    """Requests that wait for a connection to it, which the kernel still accepts, are sent elsewhere."""
+    cluster = new_cluster(masters=3, replicas=1, node_timeout=15000)
+    proxy = new_proxy(
+        cluster,
+        cluster={"read_timeout": 30000, "dial_timeout": 30000, "ping_auto_eject": False, "topology_interval": 100},
+    )
+    hung = cluster.master_of("a")
+    replica = cluster.replica_of(hung)
+    hung.pause()
+    try:
+        with Wire(proxy.port) as wire:
+            wire.socket.settimeout(10)
+            wire.send(pack("SET", "a", "1"))
+            wait_until("it is on its way", lambda: proxy.metric("overlord_proxy_conns") == 1)
+            replica.call("CLUSTER", "FAILOVER", "TAKEOVER")
+            assert wire.reply() == b"+OK\r\n"
+    finally:
+        hung.resume()
+    assert replica.call("GET", "a") == b"1"
 
 
 def test_a_server_that_fails_its_pings_is_ejected_and_comes_back(

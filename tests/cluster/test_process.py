@@ -41,6 +41,16 @@ def test_what_is_in_flight_finishes_before_it_ends(new_cluster: Clusters, new_pr
     wait_until("it ends", lambda: proxy.returncode == 0)
 
 
+def test_half_a_request_does_not_keep_it_from_ending(cluster: RedisCluster, new_proxy: Proxies) -> None:
+    proxy = new_proxy(cluster, proxy={"shutdown_timeout": 60000})
+    with Wire(proxy.port) as wire:
+        wire.send(b"*2\r\n$3\r\nGET\r\n$100\r\nhalf")
+        wait_until("it has come", lambda: proxy.metric("redis_proxy_buffer_bytes") > 0)
+        proxy.process.send_signal(signal.SIGTERM)
+        assert wire.ended()
+    wait_until("it ends", lambda: proxy.returncode == 0, 10)
+
+
 def test_it_does_not_wait_for_ever_to_end(new_cluster: Clusters, new_proxy: Proxies) -> None:
     cluster = new_cluster(masters=3, replicas=0, node_timeout=15000)
     proxy = new_proxy(cluster, proxy={"shutdown_timeout": 300}, cluster={"ping_auto_eject": False})
