@@ -22,6 +22,7 @@ class Build(build_ext):
     """Says what is missing where the compiler would only say that it failed."""
 
     def build_extensions(self) -> None:
+        self.parallel = self.parallel or os.cpu_count()
         header = Path(sysconfig.get_path("include"), "Python.h")
         if not header.exists():
             sys.exit(
@@ -57,6 +58,7 @@ setup(
     cmdclass={"build_ext": Build},
     ext_modules=cythonize(
         [extension(source) for source in sorted(HERE.glob("proxy/*.pyx"))],
+        nthreads=os.cpu_count() or 1,
         compiler_directives={
             "language_level": 3,
             "boundscheck": False,

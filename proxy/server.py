@@ -9,7 +9,6 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
@@ -30,6 +29,7 @@ from proxy.config import Config, Options
 from proxy.control import Connection, ReplyError
 from proxy.dialer import Dialer
 from proxy.listeners import OUT_OF_DESCRIPTORS, Listener, prepare
+from proxy.log import dropped
 from proxy.metrics import ClusterState, ProcessState, ProxyCollector
 from proxy.pinger import Pinger
 from proxy.slowlog import SlowLogFile, report
@@ -276,6 +276,7 @@ class Server:
             connected_clients=sum(worker.load for worker in self._workers),
             max_clients=self.config.proxy.max_connections,
             max_bulk_length=self.config.proxy.max_bulk_length,
+            read_timeout=self.config.proxy.read_timeout,
         )
 
     def _publish(self, cluster: int, topology: Topology) -> None:
@@ -359,7 +360,7 @@ class Server:
                     {str(server): count for server, count in self._pingers[index].failures.items()},
                 )
             )
-        return ProcessState(clusters, self._accepted, self._rejected, self._accept_pauses)
+        return ProcessState(clusters, self._accepted, self._rejected, self._accept_pauses, dropped())
 
 
 def _raise_descriptor_limit() -> None:
@@ -372,13 +373,11 @@ def _raise_descriptor_limit() -> None:
             log.warning("descriptors stay limited to %d: %s", soft, error)
 
 
-def serve(config: Config, options: Options, started: Callable[[Server], None] | None = None) -> int:
+def serve(config: Config, options: Options) -> int:
     """Runs a proxy until it is told to end; returns the exit status."""
     try:
         server = Server(config, options)
     except OSError as error:
         print(f"redis-proxy: {error.strerror or error}", file=sys.stderr)
         return 1
-    if started:
-        started(server)
     return server.run()

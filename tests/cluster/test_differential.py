@@ -163,7 +163,7 @@ def run(port: int, stream: list[Command], cuts: list[int], *, resp3: bool) -> li
 
 
 @settings(
-    max_examples=250,
+    max_examples=1500,
     deadline=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )

@@ -124,7 +124,12 @@ def test_a_replica_takes_over_from_a_hung_master(new_cluster: Clusters, new_prox
     cluster = new_cluster(masters=3, replicas=1, node_timeout=15000)
     proxy = new_proxy(
         cluster,
-        cluster={"read_timeout": 30000, "dial_timeout": 30000, "ping_auto_eject": False, "topology_interval": 100},
+        cluster={
+            "read_timeout": 30000,
+            "dial_timeout": 30000,
+            "ping_auto_eject": False,
+            "topology_interval": 100,
+        },
     )
     hung = cluster.master_of("a")
     replica = cluster.replica_of(hung)
