@@ -3,6 +3,7 @@
 hiredis parses and packs. Topology, pings, handshakes, the lab and the tests speak through it.
 """
 
+import errno
 import socket
 from collections.abc import Sequence
 from types import TracebackType
@@ -30,8 +31,8 @@ def addresses_of(address: Address) -> list[Address]:
     """Every address a name resolves to now, each once. Raises OSError."""
     try:
         found = socket.getaddrinfo(address.host, address.port, type=socket.SOCK_STREAM)
-    except OSError as error:
-        raise OSError(error.errno, f"{address}: {error.strerror or error}") from error
+    except (OSError, UnicodeError) as error:
+        raise OSError(errno.EINVAL, f"{address}: {getattr(error, 'strerror', None) or error}") from error
     return list(dict.fromkeys(Address(str(entry[4][0]), address.port) for entry in found))
 
 
@@ -102,11 +103,14 @@ class Connection:
             raise OSError(error.errno, f"{self.address}: {error.strerror or error}") from error
 
     def _read(self) -> Any:
-        while (reply := self._reader.gets()) is False:
-            data = self._socket.recv(65536)
-            if not data:
-                raise ConnectionError("closed the connection")
-            self._reader.feed(data)
+        try:
+            while (reply := self._reader.gets()) is False:
+                data = self._socket.recv(65536)
+                if not data:
+                    raise ConnectionError(errno.ECONNRESET, "closed the connection")
+                self._reader.feed(data)
+        except hiredis.ProtocolError as error:
+            raise ConnectionError(errno.EPROTO, "sent what is not RESP") from error
         return reply
 
     def detach(self) -> int:

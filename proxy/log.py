@@ -177,6 +177,11 @@ class Logging:
         """Records that were not written, for want of room or because writing failed."""
         return self._enqueue.dropped + self._write.failed
 
+    @property
+    def waiting(self) -> int:
+        """Records in the queue."""
+        return self._write.waiting.qsize()
+
     def stop(self, patience: float = PATIENCE) -> bool:
         """Ends logging; False when records are left that could not be written in ``patience`` seconds."""
         self._root.removeHandler(self._enqueue)

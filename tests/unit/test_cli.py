@@ -143,7 +143,7 @@ def test_every_flag_of_overlord_is_there() -> None:
         (["-log-vl", "-1"], "-log-vl: -1: is out of range"),
         (
             ["-slower-max-bytes", "-1"],
-            "-slower-max-bytes: -1: is out of range; must be 0 to 1099511627776 bytes",
+            "-slower-max-bytes: -1: is out of range; must be 0 to",
         ),
         (["-slower-backup-count", "x"], "-slower-backup-count: x: is not a whole number"),
         (["-stat", "localhost"], "-stat: localhost: port 'localhost' is not a number in 1..65535"),
@@ -168,7 +168,7 @@ def test_any_words_are_flags_or_refused(argv: list[str]) -> None:
         parse(argv)
     except UsageError as error:
         problem = str(error)
-    assert problem.isprintable() or not problem
+    assert problem.isprintable()
 
 
 # --- what flags override -------------------------------------------------------------------------
@@ -432,22 +432,22 @@ def test_a_full_queue_drops_and_counts(pipe: tuple[int, int]) -> None:
             pass
     os.set_blocking(writing, True)
     running = Logging([Console(writing)], logging.INFO, capacity=5)
+    logger.info("record 0")
+    wait_for(lambda: running.waiting == 0)
     started = time.monotonic()
-    for number in range(100):
+    for number in range(1, 100):
         logger.info("record %d", number)
-    assert time.monotonic() - started < PATIENCE / 2
-    assert 94 <= running.dropped <= 95  # one may be on its way into the pipe
-    kept = 100 - running.dropped
+    assert (running.waiting, running.dropped) == (5, 94)
     assert not running.stop(0.05)
-    assert time.monotonic() - started < PATIENCE
+    assert time.monotonic() - started < PATIENCE / 2
 
     read = b""
     while b" log records dropped" not in read:
         read += os.read(reading, 65536)
     messages = [pairs(line)["msg"] for line in read.decode().lstrip("x").splitlines()]
-    assert messages[:-1] == [f"record {number}" for number in range(kept)]
-    assert messages[-1].startswith(f"{100 - kept} log records dropped")
-    assert running.stop(PATIENCE)
+    assert messages[:-1] == [f"record {number}" for number in range(6)]
+    assert messages[-1].startswith("94 log records dropped")
+    assert running.stop()
 
 
 def test_a_log_nobody_reads_any_more(pipe: tuple[int, int]) -> None:
