@@ -27,6 +27,7 @@ cdef inline size_t length(const Buffer *buffer) noexcept nogil:
 
 cdef char *reserve(Buffer *buffer, Pool *pool, size_t size) noexcept nogil
 cdef void append(Buffer *buffer, Pool *pool, const char *data, size_t size) noexcept nogil
+cdef void take_over(Buffer *target, Buffer *source) noexcept nogil
 cdef void release(Buffer *buffer, Pool *pool) noexcept nogil
 cdef void release_if_empty(Buffer *buffer, Pool *pool) noexcept nogil
 cdef void clear_pool(Pool *pool) noexcept nogil

@@ -55,8 +55,7 @@ cdef void _give_back(char *data, size_t capacity, Pool *pool) noexcept nogil:
 cdef char *reserve(Buffer *buffer, Pool *pool, size_t size) noexcept nogil:
     """Makes room for ``size`` bytes behind the end and returns where they go."""
     cdef size_t live, wanted
-    cdef char *old
-    cdef size_t old_capacity
+    cdef char *block
     if buffer.data == NULL:
         _obtain(buffer, pool, size)
         return buffer.data
@@ -67,14 +66,20 @@ cdef char *reserve(Buffer *buffer, Pool *pool, size_t size) noexcept nogil:
         # At least half of what is there has gone: moving costs no more than was already copied.
         memmove(buffer.data, buffer.data + buffer.start, live)
     else:
-        old = buffer.data
-        old_capacity = buffer.capacity
         wanted = live + size
         if wanted < 2 * live:
             wanted = 2 * live
-        _obtain(buffer, pool, wanted)
-        memcpy(buffer.data, old + buffer.start, live)
-        _give_back(old, old_capacity, pool)
+        if buffer.capacity == BLOCK_SIZE:
+            block = buffer.data
+            _obtain(buffer, pool, wanted)
+            memcpy(buffer.data, block + buffer.start, live)
+            _give_back(block, BLOCK_SIZE, pool)
+        else:
+            # The kernel can grow a large block without copying it.
+            memmove(buffer.data, buffer.data + buffer.start, live)
+            buffer.data = <char *>resize(buffer.data, wanted)
+            pool.held += wanted - buffer.capacity
+            buffer.capacity = wanted
     buffer.origin += buffer.start
     buffer.start = 0
     buffer.end = live
@@ -84,6 +89,18 @@ cdef char *reserve(Buffer *buffer, Pool *pool, size_t size) noexcept nogil:
 cdef void append(Buffer *buffer, Pool *pool, const char *data, size_t size) noexcept nogil:
     memcpy(reserve(buffer, pool, size), data, size)
     buffer.end += size
+
+
+cdef void take_over(Buffer *target, Buffer *source) noexcept nogil:
+    """Gives an empty buffer what another holds, without copying; its stream goes on as it would."""
+    target.data = source.data
+    target.capacity = source.capacity
+    target.origin += target.end - source.start      # modulo 2**64
+    target.start = source.start
+    target.end = source.end
+    source.data = NULL
+    source.origin += source.end
+    source.capacity = source.start = source.end = 0
 
 
 cdef void release(Buffer *buffer, Pool *pool) noexcept nogil:

@@ -201,7 +201,7 @@ def configure(given: argparse.Namespace) -> tuple[Config, Options]:
     options = {place[1]: value for place, value in values if place[0] is Options and value is not None}
     config = load(
         given.cluster,
-        given.conf or None,
+        given.conf,
         proxy_flags=overrides(ProxyConfig),
         cluster_flags=overrides(ClusterConfig),
     )

@@ -425,10 +425,9 @@ class _File:
         except (OSError, ValueError) as error:
             raise self.error(f"can't be read: {getattr(error, 'strerror', None) or error}") from None
         try:
-            text = data.decode("utf-8-sig")
+            return data.decode("utf-8-sig")
         except UnicodeDecodeError as error:
             raise self.error("is not UTF-8 text", data.count(b"\n", 0, error.start) + 1) from None
-        return text.replace("\r\n", "\n")
 
     def _parse(self, text: str) -> dict[str, Any]:
         try:

@@ -23,20 +23,20 @@ cdef class Dispatcher:
     cdef bint _next(self, Session *session) noexcept nogil
     cdef void _malformed(self, Session *session) noexcept with gil
     cdef bint _inline(self, Session *session, const char *line, size_t size) noexcept with gil
-    cdef bint _command(self, Session *session, const char *data, const RequestScan *scan) noexcept nogil
+    cdef bint _command(self, Session *session, const char *data, RequestScan *scan) noexcept nogil
     cdef bint _local(
-        self, Session *session, uint16_t id, const char *data, const RequestScan *scan) noexcept nogil
+        self, Session *session, uint16_t id, const char *data, RequestScan *scan) noexcept nogil
     cdef void _answer(
-        self, Session *session, uint16_t id, const char *data, const RequestScan *scan) noexcept with gil
+        self, Session *session, uint16_t id, const char *data, RequestScan *scan) noexcept with gil
     cdef void _refuse(
         self, Session *session, uint16_t id, Verdict verdict, const char *data,
-        const RequestScan *scan) noexcept with gil
+        RequestScan *scan) noexcept with gil
     cdef void _forward(
-        self, Session *session, uint16_t id, const char *data, const RequestScan *scan) noexcept nogil
+        self, Session *session, uint16_t id, const char *data, RequestScan *scan) noexcept nogil
     cdef void _whole(
         self, Session *session, uint16_t id, uint16_t slot, const char *data,
-        const RequestScan *scan) noexcept nogil
+        RequestScan *scan) noexcept nogil
     cdef void _split(
-        self, Session *session, uint16_t id, const char *data, const RequestScan *scan) noexcept nogil
+        self, Session *session, uint16_t id, const char *data, RequestScan *scan) noexcept nogil
 
 cdef Server *server_for(Session *session, uint16_t slot) noexcept nogil

@@ -10,7 +10,7 @@ from libc.stdio cimport snprintf
 from libc.stdlib cimport free
 from libc.string cimport memset, strlen
 
-from proxy.buffers cimport Buffer, append, length, release, resize
+from proxy.buffers cimport Buffer, append, length, release, resize, take_over
 from proxy.command_table cimport (
     LOCAL_PING, LOCAL_PYTHON, NO_COMMAND, PLAN_ANY, PLAN_FORWARD, PLAN_LOCAL,
     PLAN_REFUSE, PLAN_SPLIT, CommandEntry, CommandIndex, fill_index, find_command,
@@ -44,6 +44,7 @@ HTTP_WORDS = (b"post", b"host:")
 cdef enum:
     QUOTED_ARGS = 44            # of a refused request, for the error's text
     QUOTED_BYTES = 128
+    LARGE_REQUEST = 262144      # bytes from which a request is handed on without copying, if it can be
     IDLE_ARGS = 16              # arguments that an idle session keeps room for
 
 cdef const char *CROSSSLOT = b"-CROSSSLOT Keys in request don't hash to the same slot\r\n"
@@ -184,7 +185,7 @@ cdef class Dispatcher:
         free_request(&scan)
         return taken
 
-    cdef bint _command(self, Session *session, const char *data, const RequestScan *scan) noexcept nogil:
+    cdef bint _command(self, Session *session, const char *data, RequestScan *scan) noexcept nogil:
         """Carries a request out by its plan; False if it must wait for those before it."""
         cdef const Span *args = scan.args
         cdef const CommandEntry *entry
@@ -219,7 +220,7 @@ cdef class Dispatcher:
         return True
 
     cdef bint _local(
-            self, Session *session, uint16_t id, const char *data, const RequestScan *scan) noexcept nogil:
+            self, Session *session, uint16_t id, const char *data, RequestScan *scan) noexcept nogil:
         cdef const CommandEntry *entry = &self.commands.entries[id]
         cdef char header[32]
         cdef Buffer reply
@@ -239,7 +240,7 @@ cdef class Dispatcher:
         return True
 
     cdef void _answer(
-            self, Session *session, uint16_t id, const char *data, const RequestScan *scan) noexcept with gil:
+            self, Session *session, uint16_t id, const char *data, RequestScan *scan) noexcept with gil:
         """Has Python answer; what it knows of the session is kept with the session."""
         cdef int i
         try:
@@ -261,7 +262,7 @@ cdef class Dispatcher:
 
     cdef void _refuse(
             self, Session *session, uint16_t id, Verdict verdict, const char *data,
-            const RequestScan *scan) noexcept with gil:
+            RequestScan *scan) noexcept with gil:
         """Answers with an error that quotes the request."""
         cdef int i
         cdef size_t size
@@ -280,7 +281,7 @@ cdef class Dispatcher:
         respond(&self.core, session, id, reply, len(reply))
 
     cdef void _forward(
-            self, Session *session, uint16_t id, const char *data, const RequestScan *scan) noexcept nogil:
+            self, Session *session, uint16_t id, const char *data, RequestScan *scan) noexcept nogil:
         """Sends a command to the server of its keys, which must all lie in one slot."""
         cdef const CommandEntry *entry = &self.commands.entries[id]
         cdef const Span *args = scan.args
@@ -312,12 +313,14 @@ cdef class Dispatcher:
 
     cdef void _whole(
             self, Session *session, uint16_t id, uint16_t slot, const char *data,
-            const RequestScan *scan) noexcept nogil:
+            RequestScan *scan) noexcept nogil:
         """Sends a request as it is."""
         cdef Core *core = &self.core
         cdef Request *request = new_request(core, session, id)
         cdef Server *server = server_for(session, slot)
         cdef Upstream *upstream = NULL
+        cdef Buffer *input = &session.conn.input
+        cdef Buffer *output
         request.slot = slot
         if self.commands.entries[id].readonly:
             request.flags |= READONLY
@@ -325,14 +328,20 @@ cdef class Dispatcher:
         if server != NULL:
             upstream = upstream_for(server, session.protocol, session.id)
         if upstream != NULL and usable(core, upstream):
-            append(begin_request(core, upstream, request), &core.pool, data, scan.position)
+            output = begin_request(core, upstream, request)
+            if scan.position >= LARGE_REQUEST and output.data == NULL \
+                    and data == input.data + input.start and scan.position == length(input):
+                take_over(output, input)
+                scan.position = 0       # nothing of it is left in the input
+            else:
+                append(output, &core.pool, data, scan.position)
             end_request(core, upstream, request)
         else:
             want_refresh(session.cluster, REFRESH_UNSERVED)
             park(core, request, data, scan.position)
 
     cdef void _split(
-            self, Session *session, uint16_t id, const char *data, const RequestScan *scan) noexcept nogil:
+            self, Session *session, uint16_t id, const char *data, RequestScan *scan) noexcept nogil:
         """Sends a multi-key command in parts, one for each slot; whole if there is just one."""
         cdef Core *core = &self.core
         cdef const CommandEntry *entry = &self.commands.entries[id]

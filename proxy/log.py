@@ -13,6 +13,7 @@ import os
 import queue
 import re
 import time
+from contextlib import suppress
 from logging.handlers import QueueHandler, QueueListener, WatchedFileHandler
 from pathlib import Path
 
@@ -153,7 +154,8 @@ class _Write(QueueListener):
                 return False
         self._tell()
         for handler in self.handlers:
-            handler.close()
+            with suppress(OSError):  # the last of it finds no room on a full disk
+                handler.close()
         return True
 
 

@@ -112,8 +112,8 @@ def test_a_value_may_look_like_anything(value: str) -> None:
 def test_every_flag_of_overlord_is_there() -> None:
     names = {name.lstrip("-") for flag in ALL for name in flag.names}
     overlord = (
-        "cluster conf t stat metrics reload slowlog slower-than slower-max-bytes slower-backup-count std debug log"
-        " log-vl version"
+        "cluster conf t stat metrics reload slowlog slower-than slower-max-bytes slower-backup-count"
+        " std debug log log-vl version"
     )
     assert names == {*overlord.split(), "check", "h", "help"}
 
@@ -389,7 +389,8 @@ def test_where_it_is_logged(capfd: pytest.CaptureFixture[str], config: ProxyConf
 
 
 def test_levels(capfd: pytest.CaptureFixture[str]) -> None:
-    before = logging.getLogger().level
+    root = logging.getLogger()
+    before = (root.level, list(root.handlers))
     for log_lv in range(7):
         running = setup(ProxyConfig(stdout=True, log_lv=log_lv))
         logger.info("what happens")
@@ -399,7 +400,7 @@ def test_levels(capfd: pytest.CaptureFixture[str]) -> None:
         assert [pairs(line)["level"] for line in capfd.readouterr().out.splitlines()] == (
             ["info", "debug"] if log_lv >= 3 else ["info"]
         )
-    assert logging.getLogger().level == before
+    assert (root.level, root.handlers) == before
 
 
 def test_a_file_that_is_moved_or_removed_is_opened_anew() -> None:
@@ -421,6 +422,14 @@ def test_a_file_that_is_moved_or_removed_is_opened_anew() -> None:
     logger.info("third")
     assert running.stop()
     assert [pairs(line)["msg"] for line in file.read_text().splitlines()] == ["third"]
+
+
+def test_a_full_disk_is_counted() -> None:
+    running = setup(ProxyConfig(log="/dev/full"))
+    logger.info("first")
+    logger.info("second")
+    assert running.stop()
+    assert running.dropped == 2
 
 
 def test_a_full_queue_drops_and_counts(pipe: tuple[int, int]) -> None:

@@ -506,7 +506,9 @@ def test_what_is_not_toml(files: Files, old: str, new: str, error: str) -> None:
 
 
 @pytest.mark.parametrize("end", ["", "\n", "\n\n# the end\n"])
-@pytest.mark.parametrize("servers", ['["n:6379"', '["n:6379",', '[\n"n:6379",\n"m:6379"', '"""n', "['''n"])
+@pytest.mark.parametrize(
+    "servers", ['["n:6379"', '["n:6379",', '[\n"n:6379",\n"m:6379"', '"""n', "'''n'", "['''n"]
+)
 def test_a_file_that_is_cut_off(files: Files, servers: str, end: str) -> None:
     """The parser itself takes the first of these for the server n:637."""
     cut = LEAST.replace('["n:1"]\n', servers + end)
