@@ -144,12 +144,12 @@ def test_hello_waits_for_what_was_asked_before_it(shared_proxy: ProxyProcess) ->
 
 
 def test_hello_lets_nothing_overtake(shared_proxy: ProxyProcess) -> None:
+    key, count = "overtaken" * 200, 1000  # more than a server reads at once
     with Wire(shared_proxy.port) as wire:
         for version in (3, 2):  # both kinds of connections to the server are there
             wire.ask("HELLO", version)
-            wire.ask("DEL", "overtaken")
-        count = 5000
-        wire.send(pack("INCR", "overtaken") * count + pack("HELLO", 3) + pack("INCR", "overtaken"))
+            wire.ask("DEL", key)
+        wire.send(pack("INCR", key) * count + pack("HELLO", 3) + pack("INCR", key))
         assert wire.replies(count + 2)[-1] == b":%d\r\n" % (count + 1)
 
 
