@@ -326,20 +326,24 @@ cdef class ReplyScanner:
 
     def feed(self, bytes data: bytes) -> list:
         """The replies that ``data`` completes, each as its bytes. Raises ProtocolError."""
-        cdef size_t used = 0
+        cdef const char *start
+        cdef size_t offset = 0, size, used = 0
         cdef ScanStatus status
         found = []
         self.rest += data
-        while self.rest:
-            status = scan_reply(&self.scan, self.rest, len(self.rest), &used)
+        start = PyBytes_AS_STRING(self.rest)
+        size = PyBytes_GET_SIZE(self.rest)
+        while offset < size:
+            status = scan_reply(&self.scan, start + offset, size - offset, &used)
             if status == SCAN_ERROR:
                 raise ProtocolError("not a reply")
-            self.parts.append(self.rest[:used])
-            self.rest = self.rest[used:]
+            self.parts.append(start[offset:offset + used])
+            offset += used
             if status == SCAN_MORE:
                 break
             found.append(b"".join(self.parts))
             self.parts.clear()
+        self.rest = self.rest[offset:]
         return found
 
 

@@ -1,6 +1,7 @@
 """A client that shows the bytes themselves."""
 
 import socket
+from collections import deque
 from types import TracebackType
 from typing import Self
 
@@ -22,7 +23,7 @@ class Wire:
             self.socket = socket.create_connection(("127.0.0.1", port), DEADLINE)
             self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self._scanner = ReplyScanner()
-        self._replies: list[bytes] = []
+        self._replies: deque[bytes] = deque()
 
     def send(self, data: bytes) -> None:
         self.socket.sendall(data)
@@ -33,8 +34,8 @@ class Wire:
             data = self.socket.recv(1 << 20)
             if not data:
                 raise EOFError
-            self._replies = self._scanner.feed(data)
-        return self._replies.pop(0)
+            self._replies.extend(self._scanner.feed(data))
+        return self._replies.popleft()
 
     def replies(self, count: int) -> list[bytes]:
         return [self.reply() for _ in range(count)]

@@ -1,0 +1,57 @@
+#!/bin/sh
+# Runs the tests of the data plane under AddressSanitizer and UndefinedBehaviorSanitizer.
+#
+#   [CC=gcc|clang] scripts/asan.sh [PYTEST-ARGUMENTS]
+#
+# Everything is made in build/asan: a copy of the tree with its own builds, and a virtual environment.
+# In the copy nothing is kept for reuse (blocks of buffers, requests), so that a use after free shows.
+# A finding aborts its process, and so fails its test; what was found is printed at the end.
+# Arguments replace the list of tests. Needs gcc with libasan and libubsan, or clang with its runtime.
+set -eu
+cd "$(dirname "$0")/.."
+
+CC=${CC:-gcc}
+asan=$PWD/build/asan
+venv=$asan/venv
+flags="-fsanitize=address,undefined -fno-omit-frame-pointer -fno-sanitize-recover=undefined"
+case $CC in
+*clang*)
+    flags="$flags -shared-libasan"
+    runtime=$("$CC" -print-file-name="libclang_rt.asan-$(uname -m).so")
+    ;;
+*) runtime="$("$CC" -print-file-name=libasan.so) $("$CC" -print-file-name=libubsan.so)" ;;
+esac
+server=$(command -v redis-server) || { echo "asan: redis-server is not installed" >&2; exit 1; }
+
+rm -rf "${asan:?}/tree" "${asan:?}/bin" "${asan:?}/reports"
+mkdir -p "$asan/tree" "$asan/bin" "$asan/reports"
+git ls-files -z --cached --others --exclude-standard | tar -c --ignore-failed-read --null -T - | tar -x -C "$asan/tree"
+sed -i 's/^\( *POOLED_BLOCKS = \).*/\10/' "$asan/tree/proxy/buffers.pyx"
+sed -i 's/^\( *KEPT_REQUESTS = \).*/\10/' "$asan/tree/proxy/requests.pyx"
+# The servers are not ours to check: they start without the runtime.
+printf '#!/bin/sh\nunset LD_PRELOAD\nexec "%s" "$@"\n' "$server" >"$asan/bin/redis-server"
+chmod +x "$asan/bin/redis-server"
+
+[ -x "$venv/bin/python" ] || python3 -m venv "$venv"
+PROXY_CFLAGS="-O1 -g $flags" PROXY_LDFLAGS=$flags CC=$CC \
+    "$venv/bin/python" -m pip install --quiet --disable-pip-version-check --editable "$asan/tree[dev]"
+
+[ $# -gt 0 ] || set -- tests/unit/test_resp.py tests/cluster/test_protocol.py \
+    tests/cluster/test_differential.py tests/cluster/test_failover.py \
+    tests/cluster/test_resharding.py tests/cluster/test_process.py
+options=halt_on_error=1:abort_on_error=1:print_stacktrace=1:log_path=$asan/reports/report
+status=0
+(
+    cd "$asan/tree"
+    PATH=$asan/bin:$PATH PROXY_ASAN=1 PYTHONMALLOC=malloc LD_PRELOAD=$runtime \
+        ASAN_OPTIONS=detect_leaks=0:$options UBSAN_OPTIONS=$options \
+        "$venv/bin/python" -m pytest --timeout 600 "$@"
+) || status=$?
+
+for report in "$asan"/reports/*; do
+    [ -s "$report" ] || continue
+    status=1
+    echo "asan: $report"
+    cat "$report"
+done
+exit "$status"
