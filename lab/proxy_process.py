@@ -8,19 +8,17 @@ import urllib.error
 import urllib.request
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from types import TracebackType
-from typing import Self
 
 import toml
 from prometheus_client.parser import text_string_to_metric_families
 
-from lab.processes import end, free_ports, start, wait_until
+from lab.processes import Started, end, free_ports, start, wait_until
 from proxy.address import Address
 
 Value = str | int | bool | list[str]
 
 
-class ProxyProcess:
+class ProxyProcess(Started):
     """``python -m proxy`` with two generated files."""
 
     def __init__(
@@ -163,16 +161,3 @@ class ProxyProcess:
         status = end(self._process, 15) if self._process else 0
         shutil.rmtree(self._directory, ignore_errors=True)
         return status
-
-    def __enter__(self) -> Self:
-        try:
-            self.start()
-        except BaseException:
-            self.stop()
-            raise
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.stop()

@@ -8,10 +8,9 @@ import subprocess
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
-from lab.processes import end, free_ports, start, wait_until
+from lab.processes import Started, end, free_ports, start, wait_until
 from proxy.address import Address
 from proxy.control import Connection, ReplyError
 from proxy.slots import slot_of
@@ -21,7 +20,7 @@ ANSWER_TIME = 10.0
 """Seconds a server may take to answer the lab."""
 
 
-class RedisServer:
+class RedisServer(Started):
     """One redis-server process. Without arguments, a plain one that keeps nothing on disk."""
 
     def __init__(
@@ -92,15 +91,6 @@ class RedisServer:
         if self._own:
             shutil.rmtree(self._directory, ignore_errors=True)
 
-    def __enter__(self) -> Self:
-        self.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.stop()
-
     # --- as a node of a cluster --------------------------------------------------------------
 
     @property
@@ -116,7 +106,7 @@ class RedisServer:
         return str(self.call("ROLE")[0].decode())
 
 
-class RedisCluster:
+class RedisCluster(Started):
     """Masters and replicas on loopback; every process is ours and ends with us."""
 
     def __init__(
@@ -251,16 +241,3 @@ class RedisCluster:
         for node in self.nodes:
             node.stop()
         shutil.rmtree(self._directory, ignore_errors=True)
-
-    def __enter__(self) -> Self:
-        try:
-            self.start()
-        except BaseException:
-            self.stop()
-            raise
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.stop()
