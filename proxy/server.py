@@ -60,7 +60,6 @@ class Server:
         self._started = time.time()
         self._table = TABLE
         self._learnt: set[tuple[int, str]] = set()
-        self._topology_changes = [0] * len(config.clusters)
         self._listeners: list[Listener] = []
         self._stat_servers: list[StatServer] = []
         self._slow_file: SlowLogFile | None = None
@@ -280,7 +279,6 @@ class Server:
         )
 
     def _publish(self, cluster: int, topology: Topology) -> None:
-        self._topology_changes[cluster] += 1
         for worker in self._workers:
             worker.set_topology(cluster, topology)
         if topology.redis_version and (cluster, topology.redis_version) not in self._learnt:
@@ -356,7 +354,7 @@ class Server:
                     config.name,
                     current.slots_covered if current else 0,
                     time.monotonic() - thread.fetched_at if current else None,
-                    self._topology_changes[index],
+                    thread.changes,
                     {str(server): count for server, count in self._pingers[index].failures.items()},
                 )
             )

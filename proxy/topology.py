@@ -101,13 +101,17 @@ def _node(node: Sequence[Any], asked: Address) -> Address | None:
 
 
 class TopologyThread:
-    """Keeps one cluster's topology; ``publish`` is called, in this thread, whenever it changed."""
+    """Keeps one cluster's topology.
+
+    ``publish`` is called, in this thread, whenever it changed, and after each refresh that was asked for.
+    """
 
     def __init__(self, cluster: ClusterConfig, publish: Callable[[Topology], None]) -> None:
         self.current: Topology | None = None
         self.last_error = ""
         self.fetched_at = 0.0
         """When the last fetch succeeded, by time.monotonic()."""
+        self.changes = 0
         self._cluster = cluster
         self._publish = publish
         self._wanted = ""
@@ -182,9 +186,13 @@ class TopologyThread:
             return False
         self.last_error = ""
         self.fetched_at = time.monotonic()
-        if topology != self.current:
+        changed = topology != self.current
+        if changed:
             self._tell(topology, reason)
             self.current = topology
+            self.changes += 1
+        if changed or reason:
+            # Whoever asked may have followed a redirection that this one knows better than.
             self._publish(topology)
         return healthy and topology.covered
 
