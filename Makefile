@@ -4,7 +4,7 @@ VENV := .venv
 PYTHON := $(VENV)/bin/python
 SOURCES := pyproject.toml setup.py $(wildcard proxy/*.pyx proxy/*.pxd)
 
-.PHONY: run test lint unit cluster fuzz bench clean
+.PHONY: run test lint unit cluster fuzz asan bench clean
 
 run: $(VENV)/.run
 	@$(PYTHON) -m lab $(if $(SERVERS),--servers $(SERVERS))
@@ -26,6 +26,9 @@ cluster: $(VENV)/.test
 
 fuzz: $(VENV)/.test
 	$(PYTHON) tests/fuzz/run.py --seconds $(or $(SECONDS),600)
+
+asan:
+	scripts/asan.sh
 
 bench: $(VENV)/.test
 	$(PYTHON) -m bench

@@ -53,25 +53,26 @@ def scrape(stat: int) -> dict[str, float]:
 
 
 def status_lines(stat: int) -> Iterator[str]:
-    """What the proxy is doing, each time it is asked."""
-    before, at = scrape(stat), time.monotonic()
+    """What the proxy has been doing since it was last asked, each time it is asked."""
+    before, began = scrape(stat), time.monotonic()
     while True:
-        now, then = scrape(stat), time.monotonic()
+        now, ended = scrape(stat), time.monotonic()
+        yield status_line(before, now, ended - began)
+        before, began = now, ended
 
-        def rate(name: str, now: dict[str, float] = now, seconds: float = then - at) -> float:
-            return (now.get(name, 0) - before.get(name, 0)) / max(seconds, 1e-9)
 
-        count = now.get("redis_proxy_requests_total", 0) - before.get("redis_proxy_requests_total", 0)
-        spent = rate("redis_proxy_request_duration_seconds_sum") * (then - at)
-        cpu = rate("process_cpu_seconds_total")
-        yield (
-            f"{rate('redis_proxy_requests_total'):,.0f} requests/s, "
-            f"{rate('redis_proxy_request_errors_total'):,.0f} errors/s, "
-            f"{spent / count * 1000 if count else 0:.2f} ms mean, "
-            f"{now.get('overlord_proxy_conns', 0):.0f} clients, "
-            f"{now.get('redis_proxy_topology_slots_covered', 0):.0f}/16384 slots, CPU {cpu * 100:.0f} %"
-        )
-        before, at = now, then
+def status_line(before: dict[str, float], now: dict[str, float], seconds: float) -> str:
+    """Tells two scrapes that lie so far apart."""
+    rise = {name: (value - before.get(name, 0)) / seconds for name, value in now.items()}
+    requests = rise.get("redis_proxy_requests_total", 0)
+    waited = rise.get("redis_proxy_request_duration_seconds_sum", 0)
+    return (
+        f"{requests:,.0f} requests/s, {rise.get('redis_proxy_request_errors_total', 0):,.0f} errors/s, "
+        f"{waited / requests * 1000 if requests else 0:.2f} ms mean, "
+        f"{now.get('overlord_proxy_conns', 0):.0f} clients, "
+        f"{now.get('redis_proxy_topology_slots_covered', 0):.0f}/16384 slots, "
+        f"CPU {rise.get('process_cpu_seconds_total', 0) * 100:.0f} %"
+    )
 
 
 def watch(proxy: ProxyProcess, ended: threading.Event) -> None:

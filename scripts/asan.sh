@@ -4,8 +4,9 @@
 #   [CC=gcc|clang] scripts/asan.sh [PYTEST-ARGUMENTS]
 #
 # Everything is made in build/asan: a copy of the tree with its own builds, and a virtual environment.
-# In the copy nothing is kept for reuse (blocks of buffers, requests), so that a use after free shows.
-# A finding aborts its process, and so fails its test; what was found is printed at the end.
+# In the copy nothing is kept for reuse (blocks of buffers, requests), so that a use after free shows;
+# and signed overflow, which Python's own flags (-fwrapv) define, is a finding.
+# A finding aborts its process; what was found is printed at the end, and the status is not 0.
 # Arguments replace the list of tests. Needs gcc with libasan and libubsan, or clang with its runtime.
 set -eu
 cd "$(dirname "$0")/.."
@@ -13,7 +14,7 @@ cd "$(dirname "$0")/.."
 CC=${CC:-gcc}
 asan=$PWD/build/asan
 venv=$asan/venv
-flags="-fsanitize=address,undefined -fno-omit-frame-pointer -fno-sanitize-recover=undefined"
+flags="-fsanitize=address,undefined -fno-omit-frame-pointer -fno-sanitize-recover=undefined -fno-wrapv"
 case $CC in
 *clang*)
     flags="$flags -shared-libasan"
@@ -44,7 +45,7 @@ status=0
 (
     cd "$asan/tree"
     PATH=$asan/bin:$PATH PROXY_ASAN=1 PYTHONMALLOC=malloc LD_PRELOAD=$runtime \
-        ASAN_OPTIONS=detect_leaks=0:$options UBSAN_OPTIONS=$options \
+        ASAN_OPTIONS=detect_leaks=0:detect_stack_use_after_return=1:$options UBSAN_OPTIONS=$options \
         "$venv/bin/python" -m pytest --timeout 600 "$@"
 ) || status=$?
 
