@@ -15,7 +15,8 @@ from proxy.sessions cimport (
     fail, finish, first_leaf, forget_reply, kill_session, leave_settling, next_leaf, wake,
 )
 from proxy.upstreams cimport (
-    begin_request, break_upstream, close_idle, end_request, send_asking, shed, upstream_for, usable, want_refresh,
+    begin_request, break_upstream, close_idle, end_request, send_asking, shed, upstream_for, usable,
+    want_refresh,
 )
 
 cdef int64_t SETTLE_INTERVAL = 10_000_000       # ns
