@@ -6,8 +6,9 @@ import sys
 import threading
 import traceback
 from collections.abc import Callable, Mapping
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from socket import AF_INET, AF_INET6
+from socketserver import ThreadingTCPServer
 
 from proxy.address import Address
 
@@ -70,9 +71,11 @@ class StatServer:
             def log_message(self, format: str, *args: object) -> None:  # noqa: A002
                 log.debug("client=%s " + format, self.client_address[0], *args)
 
-        class Server(ThreadingHTTPServer):
+        class Server(ThreadingTCPServer):  # HTTPServer would ask DNS for our own name
             address_family = AF_INET6 if ":" in address.host else AF_INET
+            allow_reuse_address = True
             daemon_threads = True
+            block_on_close = False
 
         self._server = Server((address.host, address.port), Handler)
         self._thread = threading.Thread(
