@@ -19,25 +19,13 @@ python3 -c 'import sys; sys.exit(sys.version_info < (3, 11))' ||
     fail "$(python3 --version) is too old: Python 3.11 or newer is needed"
 
 missing=""
-need() { # COMMAND-OR-TEST PACKAGES...
+need() { # TEST PACKAGES...: unless the test succeeds, these packages (names as in Debian) are missing
     test=$1
     shift
     sh -c "$test" >/dev/null 2>&1 || missing="$missing $*"
 }
-need 'python3 -c "import ensurepip, venv"' python3-venv
-need 'command -v "${CC:-cc}"' gcc libc6-dev
-need 'python3 -c "import pathlib, sysconfig, sys; sys.exit(not pathlib.Path(sysconfig.get_path(\"include\"), \"Python.h\").exists())"' python3-dev
-need 'command -v redis-server' redis-server
-if [ "$purpose" = test ]; then
-    need 'command -v redis-benchmark' redis-tools
-    need 'command -v clang' clang
-    need 'ls /usr/lib/llvm-*/lib/clang/*/lib/linux/libclang_rt.fuzzer-*.a' "$(
-        apt-cache depends clang 2>/dev/null | sed -n 's/.*Depends: clang-\([0-9]*\)$/libclang-rt-\1-dev/p' | head -n 1)"
-    need 'command -v node' nodejs
-    need 'command -v npm' npm
-fi
-
-if [ -n "$missing" ]; then
+install() { # what is missing, or says what to install
+    [ -n "$missing" ] || return 0
     command -v apt-get >/dev/null || fail "please install (names as in Debian):$missing"
     [ "$(id -u)" = 0 ] || fail "not root, so please run: sudo apt-get install$missing"
     say "installing$missing"
@@ -46,6 +34,26 @@ if [ -n "$missing" ]; then
     # shellcheck disable=SC2086  # a list of words
     apt-get install -y -qq --no-install-recommends $missing >/dev/null ||
         fail "apt-get could not install:$missing"
+    missing=""
+}
+
+need 'python3 -c "import ensurepip, venv"' python3-venv
+# shellcheck disable=SC2016  # expanded by the shell that runs the test
+need 'command -v "${CC:-cc}"' gcc libc6-dev
+need 'python3 -c "import pathlib, sysconfig, sys; sys.exit(not pathlib.Path(sysconfig.get_path(\"include\"), \"Python.h\").exists())"' python3-dev
+need 'command -v redis-server' redis-server
+if [ "$purpose" = test ]; then
+    need 'command -v redis-benchmark' redis-tools
+    need 'command -v clang' clang
+    need 'command -v node' nodejs
+    need 'command -v npm' npm
+fi
+install
+if [ "$purpose" = test ]; then
+    # The fuzzer's runtime comes in a package named after the compiler's version.
+    clang=$(clang -dumpversion | cut -d. -f1)
+    need "test -e \"\$(clang -print-file-name=libclang_rt.fuzzer-$(uname -m).a)\"" "libclang-rt-$clang-dev"
+    install
 fi
 
 [ -x "$venv/bin/python" ] || {
