@@ -66,4 +66,9 @@ say "building and installing the proxy (about a minute the first time)"
 if [ "$purpose" = test ]; then
     say "installing the Node.js clients the tests use"
     (cd tests/clients && npm ci --silent --no-audit --no-fund)
+    if [ "$(node -p 'process.versions.node.split(".")[0]')" -lt 20 ]; then
+        say "$(node --version) is too old for them: installing a newer Node.js beside them"
+        machine=$(uname -m | sed 's/x86_64/x64/; s/aarch64/arm64/')
+        (cd tests/clients && npm install --silent --no-audit --no-fund --no-save "node-linux-$machine@22")
+    fi
 fi
