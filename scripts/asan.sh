@@ -45,7 +45,7 @@ status=0
 (
     cd "$asan/tree"
     PATH=$asan/bin:$PATH PROXY_ASAN=1 PYTHONMALLOC=malloc LD_PRELOAD=$runtime \
-        ASAN_OPTIONS=detect_leaks=0:detect_stack_use_after_return=1:$options UBSAN_OPTIONS=$options \
+        ASAN_OPTIONS=detect_leaks=0:handle_abort=1:detect_stack_use_after_return=1:$options UBSAN_OPTIONS=$options \
         "$venv/bin/python" -m pytest --timeout 600 "$@"
 ) || status=$?
 
