@@ -37,6 +37,17 @@ def free_port(first: int) -> int:
     raise OSError(f"no free port from {first} on")
 
 
+def parse_servers(text: str) -> list[Address]:
+    """The addresses of --servers. Raises ValueError."""
+    servers = []
+    for server in text.split(","):
+        try:
+            servers.append(Address.parse(server.strip()))
+        except ValueError as error:
+            raise ValueError(f"--servers {server!r}: {error}; HOST:PORT[,HOST:PORT…] is wanted") from error
+    return servers
+
+
 def say(text: str) -> None:
     print(text, flush=True)
 
@@ -105,7 +116,7 @@ def main() -> int:
     with contextlib.ExitStack() as stack:
         try:
             if options.servers:
-                servers = [Address.parse(server) for server in options.servers.split(",")]
+                servers = parse_servers(options.servers)
             else:
                 say("starting a loopback Redis Cluster: three masters, three replicas")
                 cluster = stack.enter_context(RedisCluster(progress=lambda text: say(f"  {text}")))

@@ -1,13 +1,13 @@
 #!/bin/sh
 # Runs the tests of the data plane under AddressSanitizer and UndefinedBehaviorSanitizer.
 #
-#   [CC=gcc|clang] scripts/asan.sh [PYTEST-ARGUMENTS]
+#   scripts/asan.sh [PYTEST-ARGUMENTS]
 #
 # Everything is made in build/asan: a copy of the tree with its own builds, and a virtual environment.
 # In the copy nothing is kept for reuse (blocks of buffers, requests), so that a use after free shows;
 # and signed overflow, which Python's own flags (-fwrapv) define, is a finding.
 # A finding aborts its process; what was found is printed at the end, and the status is not 0.
-# Arguments replace the list of tests. Needs gcc with libasan and libubsan, or clang with its runtime.
+# Arguments replace the list of tests. Needs gcc, with its libasan and libubsan; CC names another one.
 set -eu
 cd "$(dirname "$0")/.."
 
@@ -15,20 +15,17 @@ CC=${CC:-gcc}
 asan=$PWD/build/asan
 venv=$asan/venv
 flags="-fsanitize=address,undefined -fno-omit-frame-pointer -fno-sanitize-recover=undefined -fno-wrapv"
-case $CC in
-*clang*)
-    flags="$flags -shared-libasan"
-    runtime=$("$CC" -print-file-name="libclang_rt.asan-$(uname -m).so")
-    ;;
-*) runtime="$("$CC" -print-file-name=libasan.so) $("$CC" -print-file-name=libubsan.so)" ;;
-esac
+runtime="$("$CC" -print-file-name=libasan.so) $("$CC" -print-file-name=libubsan.so)"
 server=$(command -v redis-server) || { echo "asan: redis-server is not installed" >&2; exit 1; }
 
 rm -rf "${asan:?}/tree" "${asan:?}/bin" "${asan:?}/reports"
 mkdir -p "$asan/tree" "$asan/bin" "$asan/reports"
 git ls-files -z --cached --others --exclude-standard | tar -c --ignore-failed-read --null -T - | tar -x -C "$asan/tree"
-sed -i 's/^\( *POOLED_BLOCKS = \).*/\10/' "$asan/tree/proxy/buffers.pyx"
-sed -i 's/^\( *KEPT_REQUESTS = \).*/\10/' "$asan/tree/proxy/requests.pyx"
+for kept in buffers:POOLED_BLOCKS requests:KEPT_REQUESTS; do
+    file=$asan/tree/proxy/${kept%:*}.pyx
+    sed -i "s/^\( *${kept#*:} =\) [0-9]*/\1 0/" "$file"
+    grep -q "^ *${kept#*:} = 0" "$file" || { echo "asan: $file has no ${kept#*:}" >&2; exit 1; }
+done
 # The servers are not ours to check: they start without the runtime.
 printf '#!/bin/sh\nunset LD_PRELOAD\nexec "%s" "$@"\n' "$server" >"$asan/bin/redis-server"
 chmod +x "$asan/bin/redis-server"
