@@ -135,7 +135,7 @@ def main() -> int:
         ProxyProcess(cluster.addresses, proxy={"threads": options.threads}) as proxy,
     ):
         targets = {
-            f"proxy, {options.threads} worker": (proxy.port, proxy.pid),
+            f"proxy, {options.threads} worker{'s' if options.threads > 1 else ''}": (proxy.port, proxy.pid),
             "plain redis": (plain.port, plain.pid),
         }
         say("filling both")
