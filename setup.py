@@ -1,5 +1,9 @@
 """Builds the compiled half of the package: every ``proxy/*.pyx``.
 
+The extensions keep to CPython's limited API, so that one wheel serves every Python from 3.11 on: hosts of a
+fleet may have another one than the machine that builds. What is hot does not touch Python objects, so this
+costs nothing. A free-threaded Python has no limited API and gets a build of its own.
+
 ``PROXY_CFLAGS`` and ``PROXY_LDFLAGS`` are added to the compiler's and the linker's options: the
 sanitizer builds use them.
 """
@@ -16,6 +20,9 @@ from setuptools.command.build_ext import build_ext
 from setuptools.errors import CompileError, ExecError
 
 HERE = Path(__file__).parent
+LIMITED_API = not sysconfig.get_config_var("Py_GIL_DISABLED")
+OLDEST = (3, 11)
+"""The first Python that can use the extensions, as ``requires-python`` says too."""
 
 
 class Build(build_ext):
@@ -50,12 +57,15 @@ def extension(source: Path) -> Extension:
             "-Wno-sign-compare",
             *shlex.split(os.environ.get("PROXY_CFLAGS", "")),
         ],
+        define_macros=[("Py_LIMITED_API", f"0x{OLDEST[0]:02X}{OLDEST[1]:02X}0000")] if LIMITED_API else [],
+        py_limited_api=LIMITED_API,
         extra_link_args=shlex.split(os.environ.get("PROXY_LDFLAGS", "")),
     )
 
 
 setup(
     cmdclass={"build_ext": Build},
+    options={"bdist_wheel": {"py_limited_api": f"cp{OLDEST[0]}{OLDEST[1]}"}} if LIMITED_API else {},
     ext_modules=cythonize(
         [extension(source) for source in sorted(HERE.glob("proxy/*.pyx"))],
         nthreads=os.cpu_count() or 1,

@@ -38,12 +38,15 @@ class Started(ABC):
         self.stop()
 
 
-def start(command: Sequence[str], log: Path, cwd: Path | None = None) -> subprocess.Popen[bytes]:
+def start(
+    command: Sequence[str], log: Path, cwd: Path | None = None, pass_fds: Sequence[int] = ()
+) -> subprocess.Popen[bytes]:
     """Starts a process whose output goes to ``log`` and that the kernel ends if we die."""
     with log.open("ab") as output:
         return subprocess.Popen(
             command,
             cwd=cwd,
+            pass_fds=pass_fds,
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=subprocess.STDOUT,

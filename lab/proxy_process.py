@@ -1,6 +1,8 @@
 """The proxy as a process of its own, as users run it."""
 
+import json
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -8,6 +10,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import toml
 from prometheus_client.parser import text_string_to_metric_families
@@ -32,11 +35,13 @@ class ProxyProcess(Started):
         cluster: Mapping[str, Value] | None = None,
         flags: Sequence[str] = (),
         prefix: Sequence[str] = (),
+        pass_fds: Sequence[int] = (),
         wait: bool = True,
     ) -> None:
         """``top``, ``proxy`` and ``cluster`` are keys of the two files' tables.
 
-        With ``wait``, it starts healthy or not at all. ``prefix`` is a command that runs it.
+        With ``wait``, it starts ready or not at all. ``prefix`` is a command that runs it;
+        ``pass_fds`` are descriptors it inherits.
         """
         free = free_ports(2)
         self.port = port or free[0]
@@ -45,43 +50,36 @@ class ProxyProcess(Started):
         self._wait = wait
         self._flags = flags
         self._prefix = prefix
+        self._pass_fds = pass_fds
         self._process: subprocess.Popen[bytes] | None = None
-        self._files = (
-            (
-                "conf_proxy.toml",
-                {
-                    "stat": f"127.0.0.1:{self.stat_port}",
-                    **(top or {}),
-                    "proxy": {"use_metrics": True, **(proxy or {})},
-                },
-            ),
-            (
-                "conf_cluster.toml",
-                {
-                    "clusters": [
-                        {
-                            "name": "lab",
-                            "hash_method": "fnv1a_64",
-                            "hash_distribution": "ketama",
-                            "hash_tag": "{}",
-                            "cache_type": "redis_cluster",
-                            "listen_proto": "tcp",
-                            "listen_addr": f"127.0.0.1:{self.port}",
-                            "redis_auth": "",
-                            "dial_timeout": 1000,
-                            "read_timeout": 10000,
-                            "write_timeout": 10000,
-                            "node_connections": 2,
-                            "ping_fail_limit": 3,
-                            "ping_auto_eject": True,
-                            "slowlog_slower_than": 0,
-                            "servers": [str(server) for server in servers],
-                            **(cluster or {}),
-                        }
-                    ]
-                },
-            ),
-        )
+        self._proxy_file: dict[str, Any] = {
+            "stat": f"127.0.0.1:{self.stat_port}",
+            **(top or {}),
+            "proxy": {"use_metrics": True, **(proxy or {})},
+        }
+        self._cluster: dict[str, Any] = {
+            "name": "lab",
+            "hash_method": "fnv1a_64",
+            "hash_distribution": "ketama",
+            "hash_tag": "{}",
+            "cache_type": "redis_cluster",
+            "listen_proto": "tcp",
+            "listen_addr": f"127.0.0.1:{self.port}",
+            "redis_auth": "",
+            "dial_timeout": 1000,
+            "read_timeout": 10000,
+            "write_timeout": 10000,
+            "node_connections": 2,
+            "ping_fail_limit": 3,
+            "ping_auto_eject": True,
+            "slowlog_slower_than": 0,
+            "servers": [str(server) for server in servers],
+            **(cluster or {}),
+        }
+
+    @property
+    def cluster_file(self) -> Path:
+        return self._directory / "conf_cluster.toml"
 
     @property
     def pid(self) -> int:
@@ -103,8 +101,7 @@ class ProxyProcess(Started):
 
     def start(self) -> None:
         """Raises RuntimeError, with what it printed, when it ends, and TimeoutError when it gets nowhere."""
-        for name, content in self._files:
-            (self._directory / name).write_text(toml.dumps(content))
+        self.configure()
         self._process = start(
             [
                 *self._prefix,
@@ -119,18 +116,42 @@ class ProxyProcess(Started):
             ],
             self._directory / "log",
             cwd=self._directory,
+            pass_fds=self._pass_fds,
         )
         wait_until(
-            "the proxy is healthy" if self._wait else "the proxy answers",
-            lambda: self.health() == 200 if self._wait else self.health(),
+            "the proxy is ready" if self._wait else "the proxy answers",
+            lambda: self.readiness() == 200 if self._wait else self.readiness(),
         )
 
-    def health(self) -> int:
-        """The status of /healthz; 0 while nobody listens there."""
+    def configure(
+        self, *, proxy: Mapping[str, Value] | None = None, cluster: Mapping[str, Value] | None = None
+    ) -> None:
+        """Writes the files, with these keys changed."""
+        self._proxy_file["proxy"] |= proxy or {}
+        self._cluster |= cluster or {}
+        (self._directory / "conf_proxy.toml").write_text(toml.dumps(self._proxy_file))
+        self.cluster_file.write_text(toml.dumps({"clusters": [self._cluster]}))
+
+    def reload(self) -> dict[str, Any]:
+        """Has it read the files again, as ExecReload does; returns /status once it has."""
+        before = self.status()
+        self.process.send_signal(signal.SIGHUP)
+        wait_until(
+            "the reload is over",
+            lambda: self.status()["config_epoch"] > before["config_epoch"] or self.status()["reload_failed"],
+        )
+        return self.status()
+
+    def status(self) -> dict[str, Any]:
+        """/status"""
+        return dict(json.loads(self.page("/status")))
+
+    def readiness(self) -> int:
+        """The status of /readyz; 0 while nobody listens there."""
         if self.returncode is not None:
             raise RuntimeError(f"the proxy ended with status {self.returncode}:\n{self.log()}")
         try:
-            return self._get("/healthz")[0]
+            return self._get("/readyz")[0]
         except (urllib.error.URLError, ConnectionError):
             return 0
 

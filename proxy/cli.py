@@ -5,10 +5,12 @@ import difflib
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, NoReturn
 
 from proxy import __version__, log
 from proxy.config import ClusterConfig, Config, ConfigError, Key, Options, ProxyConfig, keys, load, shown
+from proxy.reload import compare
 
 PROGRAM = "redis-proxy"
 WRONG = 2
@@ -22,7 +24,7 @@ says, and carries out on the cluster behind it what clients ask for.
 EPILOG = f"""\
 Write -x VALUE or -x=VALUE, with one dash or two. A flag overrides the files; one of 0 or "" does not.
 
-exit status: 0 ended as asked, or the files are good; 1 can't serve; 2 wrong flags or files
+exit status: 0 ended as asked, or the files are good; 1 can't serve, or does not; 2 wrong flags or files
 
 examples:
   {PROGRAM} -cluster conf_cluster.toml -conf conf_proxy.toml --check
@@ -86,6 +88,17 @@ FLAGS: Mapping[str, tuple[Flag, ...]] = {
     ),
     "instead of serving": (
         Flag(("-t", "--check"), "check both files and exit"),
+        Flag(
+            ("-against",),
+            "with --check: also tell what changes from the files of the same names in DIR to these, and "
+            "whether a reload (SIGHUP) applies it or a restart is needed",
+            "DIR",
+        ),
+        Flag(
+            ("-probe",),
+            "connect to each cluster's listen_addr as a client does, read some keys, and exit: "
+            "0 if the proxy that runs with these files serves, else 1",
+        ),
         Flag(("-version",), "print the version and exit"),
         Flag(("-h", "--help"), "print this and exit"),
     ),
@@ -208,11 +221,36 @@ def configure(given: argparse.Namespace) -> tuple[Config, Options]:
     return config, Options(**options)
 
 
+def _changes(given: argparse.Namespace, new: Config) -> str:
+    """What changes from the files in the -against directory to the ones given."""
+    directory = Path(given.against)
+    old = argparse.Namespace(**vars(given))
+    old.cluster = str(directory / Path(given.cluster).name)
+    old.conf = str(directory / Path(given.conf).name) if given.conf else given.conf
+    try:
+        changes = str(compare(configure(old)[0], new))
+    except ConfigError as error:
+        changes = f"restart needed, for what is there can't be used: {error}"
+    return f"against {shown(directory)}: {changes}"
+
+
 def _summary(given: argparse.Namespace, config: Config) -> str:
     files = ", ".join(shown(file) for file in (given.conf, given.cluster) if file)
     clusters = ", ".join(f"{cluster.name} on {cluster.listen_addr}" for cluster in config.clusters)
     count = len(config.clusters)
     return f"{files}: {count} cluster{'s' if count > 1 else ''} ({clusters}): ok"
+
+
+def _probe(config: Config) -> int:
+    from proxy.probe import probe
+
+    try:
+        for line in probe(config):
+            print(line)
+    except OSError as error:
+        print(f"{PROGRAM}: {error}", file=sys.stderr)
+        return 1
+    return 0
 
 
 def _complain(problem: object) -> int:
@@ -235,7 +273,13 @@ def main(argv: Sequence[str]) -> int:
         return _complain(error)
     if given.check:
         print(_summary(given, config))
+        if given.against:
+            print(_changes(given, config))
         return 0
+    if given.against:
+        return _complain("-against goes with --check")
+    if given.probe:
+        return _probe(config)
     try:
         running = log.setup(config.proxy)
     except OSError as error:
@@ -243,6 +287,6 @@ def main(argv: Sequence[str]) -> int:
     try:
         from proxy.server import serve  # checking the files needs nothing of the data plane
 
-        return serve(config, options)
+        return serve(config, options, lambda: configure(given)[0])
     finally:
         running.stop()

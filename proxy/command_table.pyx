@@ -1,6 +1,6 @@
 """The command table as the data plane looks things up in it."""
 
-from cpython.bytes cimport PyBytes_AS_STRING
+from cpython.bytes cimport PyBytes_AsString
 from libc.stdint cimport uint16_t, uint32_t
 from libc.string cimport memchr, memcmp, memcpy
 
@@ -73,7 +73,7 @@ cdef void fill_index(CommandIndex *index, object table) except *:
         entry = &index.entries[index.count]
         if len(name) <= NAME_LENGTH:
             entry.name_length = len(name)
-            memcpy(entry.name, PyBytes_AS_STRING(name), len(name))
+            memcpy(entry.name, PyBytes_AsString(name), len(name))
             entry.plan = int(command.plan)
             entry.local = LOCALS.get(command.name, LOCAL_PYTHON)
             entry.merge = MERGES.get(command.name, MERGE_NONE)

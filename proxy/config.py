@@ -60,14 +60,17 @@ class Key:
     """The key of the same table whose value this one's must not exceed."""
     secret: bool = False
     """Never shown, logged or repeated in an error."""
+    restart: bool = False
+    """Whether a changed value needs a restart; a reload applies all others."""
 
     @property
     def note(self) -> str:
-        """The unit and the default, as a reader of the file wants to know them."""
+        """The unit, the default and how it is changed, as a reader of the file wants to know them."""
         default = "must be given"
         if self.default is not MISSING:
             default = f"default {json.dumps('' if self.default is None else self.default)}"
-        return f"{self.unit}; {default}" if self.unit else default
+        notes = [self.unit, default, "changed by a restart only" if self.restart else ""]
+        return "; ".join(note for note in notes if note)
 
     def read(self, value: object) -> Any:
         """The field's value for one in the file; the ValueError says what is wrong, never the value.
@@ -202,22 +205,26 @@ class ProxyConfig:
     TABLE: ClassVar = "proxy"
 
     stat: Address | None = _text(  # noqa: RUF009
-        "Address of the HTTP server for /metrics, /healthz and /slowlog. Empty: none.",
+        "Address of the HTTP server for /metrics, /readyz, /healthz, /status and /slowlog. Empty: none.",
         None,
         top=True,
         parse=_listen,
+        restart=True,
     )
     pprof: Address | None = _text(  # noqa: RUF009
         "Address of the HTTP server for /debug/pprof; may be the same as stat. Empty: none.",
         None,
         top=True,
         parse=_listen,
+        restart=True,
     )
-    stdout: bool = _switch("Log to standard output.", False, top=True)
+    stdout: bool = _switch("Log to standard output.", False, top=True, restart=True)
     debug: bool = _switch(
-        "Log to standard output, the same as stdout; log_lv says how much.", False, top=True
+        "Log to standard output, the same as stdout; log_lv says how much.", False, top=True, restart=True
     )
-    log: str = _text("File to log to; opened anew when logrotate has renamed it. Empty: none.", "", top=True)
+    log: str = _text(
+        "File to log to; opened anew when logrotate has renamed it. Empty: none.", "", top=True, restart=True
+    )
     log_lv: int = _number(
         "How much to log: 0 to 2 what happens, 3 and more also each detail.", 0, top=True, alias="log_vl"
     )
@@ -231,9 +238,9 @@ class ProxyConfig:
     max_connections: int = _number(
         "Most clients at once, of all clusters together; more are refused. 0: no limit.", 0
     )
-    use_metrics: bool = _switch("Serve /metrics.", False)
+    use_metrics: bool = _switch("Serve /metrics.", False, restart=True)
     threads: int = _number(
-        "Workers, one thread each. 0: as many as CPUs this process may use.", 0, maximum=1024
+        "Workers, one thread each. 0: as many as CPUs this process may use.", 0, maximum=1024, restart=True
     )
     shutdown_timeout: int = _milliseconds(
         "How long the end of the process waits for requests in flight.", 10_000
@@ -269,33 +276,40 @@ class ClusterConfig:
 
     TABLE: ClassVar = "clusters"
 
-    name: str = _text("What metrics and logs call the cluster; unique.")
+    name: str = _text("What metrics and logs call the cluster; unique.", restart=True)
     cache_type: str = _text(
         "What is behind the proxy.",
         "redis_cluster",
         choices=("redis_cluster",),
         otherwise="is not supported yet; only redis_cluster is",
+        restart=True,
     )
     hash_method: str = _text(
         "Overlord's hash function. It has no effect on a Redis Cluster, where CRC16 gives a key's slot.",
         "fnv1a_64",
         choices=HASH_METHODS,
+        restart=True,
     )
     hash_distribution: str = _text(
         "How keys are spread. It has no effect on a Redis Cluster, which spreads them by slot.",
         "ketama",
         choices=("ketama",),
         otherwise="is not known; must be 'ketama', which has no effect: a Redis Cluster places keys by slot",
+        restart=True,
     )
     hash_tag: str = _text(
         "The part of a key that is hashed, if the key has such a part.",
         "{}",
         choices=("{}",),
         otherwise="can't be honoured: the hash tag of a Redis Cluster is always '{}'",
+        restart=True,
     )
-    listen_proto: str = _text("What clients connect with: tcp or unix.", "tcp", choices=tuple(_LISTEN))
+    listen_proto: str = _text(
+        "What clients connect with: tcp or unix.", "tcp", choices=tuple(_LISTEN), restart=True
+    )
     listen_addr: Address | str = _text(  # noqa: RUF009
         "Where clients connect: host:port, [IPv6]:port, or a port alone for 0.0.0.0; or for unix a path.",
+        restart=True,
     )
     redis_auth: str = _text("Password for the servers. Empty: no authentication.", "", secret=True)
     redis_user: str = _text("ACL user that the password belongs to. Empty: the servers' default user.", "")
@@ -310,6 +324,7 @@ class ClusterConfig:
         unit="connections",
         minimum=1,
         maximum=1024,
+        restart=True,
     )
     ping_fail_limit: int = _number(
         "Pings in a row that must fail before ping_auto_eject acts. 0 and 1: the first.",

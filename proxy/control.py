@@ -39,7 +39,7 @@ def addresses_of(address: Address) -> list[Address]:
 class Connection:
     """One connection, one request at a time or a pipeline."""
 
-    def __init__(self, connected: socket.socket, address: Address) -> None:
+    def __init__(self, connected: socket.socket, address: Address | str) -> None:
         self.address = address
         self._socket = connected
         self._reader = hiredis.Reader(replyError=ReplyError)

@@ -4,7 +4,7 @@ Everything here but ``snapshot`` and ``slow_entries`` is called by the worker's 
 nothing is locked. Those two only read, from any thread: counters that are a turn old at worst.
 """
 
-from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
+from cpython.bytes cimport PyBytes_AsString, PyBytes_Size
 from libc.stdint cimport uint16_t, uint32_t, uint64_t
 from libc.stdlib cimport free
 from libc.string cimport memcpy, memset, strerror
@@ -48,25 +48,15 @@ cdef class DataPlane(Dispatcher):
 
     def __init__(self, owner, int mailbox, config, int workers):
         cdef Core *core = &self.core
-        proxy = config.proxy
         self.owner = owner
-        core.limits.request.inline_length = proxy.max_inline_length
-        core.limits.request.arguments = proxy.max_arguments
-        core.limits.request.bulk_length = proxy.max_bulk_length
-        core.limits.request.query_length = proxy.query_limit
-        core.limits.pipeline = proxy.max_pipeline
-        core.limits.pipeline_bytes = proxy.pipeline_bytes
-        core.limits.output_pause = proxy.output_pause
-        core.limits.output_limit = proxy.output_limit
-        core.limits.read_timeout = proxy.read_timeout * 1_000_000
-        core.limits.write_timeout = proxy.write_timeout * 1_000_000
         core.clusters = <Cluster **>resize(NULL, max(1, len(config.clusters)) * sizeof(void *))
         for cluster in config.clusters:
-            self._add_cluster(cluster, -(-cluster.node_connections // workers))
+            self._add_cluster(-(-cluster.node_connections // workers))
+        self.configure(config)
         if not reactor_open(core, mailbox, &self.mailbox):
             raise OSError("epoll can't be opened")
 
-    def _add_cluster(self, config, int connections):
+    def _add_cluster(self, int connections):
         cdef Cluster *cluster = <Cluster *>resize(NULL, sizeof(Cluster))
         cdef uint32_t slot
         memset(cluster, 0, sizeof(Cluster))
@@ -76,14 +66,8 @@ cdef class DataPlane(Dispatcher):
         cluster.epoch = 1
         for slot in range(SLOTS):
             cluster.owners[slot] = NO_SERVER
-        cluster.read_timeout = config.read_timeout * 1_000_000
-        cluster.write_timeout = config.write_timeout * 1_000_000
-        cluster.slower_than = config.slowlog_slower_than * 1_000
         cluster.commands = <CommandStats *>resize(NULL, MAX_COMMANDS * sizeof(CommandStats))
         memset(cluster.commands, 0, MAX_COMMANDS * sizeof(CommandStats))
-        if cluster.slower_than:
-            cluster.slow = <SlowEntry *>resize(NULL, SLOW_ENTRIES * sizeof(SlowEntry))
-            memset(cluster.slow, 0, SLOW_ENTRIES * sizeof(SlowEntry))
         self.core.clusters[cluster.index] = cluster
         self.core.cluster_count += 1
 
@@ -207,7 +191,34 @@ cdef class DataPlane(Dispatcher):
     cdef Server *_server(self, int cluster, str name):
         cdef bytes encoded = name.encode()
         return server_named(
-            self.core.clusters[cluster], PyBytes_AS_STRING(encoded), PyBytes_GET_SIZE(encoded))
+            self.core.clusters[cluster], PyBytes_AsString(encoded), PyBytes_Size(encoded))
+
+    def configure(self, config) -> None:
+        """Goes by these time limits and sizes from now on. The clusters must be those it was made with."""
+        cdef Core *core = &self.core
+        cdef Cluster *cluster
+        cdef SlowEntry *slow
+        proxy = config.proxy
+        core.limits.request.inline_length = proxy.max_inline_length
+        core.limits.request.arguments = proxy.max_arguments
+        core.limits.request.bulk_length = proxy.max_bulk_length
+        core.limits.request.query_length = proxy.query_limit
+        core.limits.pipeline = proxy.max_pipeline
+        core.limits.pipeline_bytes = proxy.pipeline_bytes
+        core.limits.output_pause = proxy.output_pause
+        core.limits.output_limit = proxy.output_limit
+        core.limits.read_timeout = proxy.read_timeout * 1_000_000
+        core.limits.write_timeout = proxy.write_timeout * 1_000_000
+        for index, values in enumerate(config.clusters):
+            cluster = core.clusters[index]
+            cluster.read_timeout = values.read_timeout * 1_000_000
+            cluster.write_timeout = values.write_timeout * 1_000_000
+            cluster.slower_than = values.slowlog_slower_than * 1_000
+            if cluster.slower_than and cluster.slow == NULL:
+                slow = <SlowEntry *>resize(NULL, SLOW_ENTRIES * sizeof(SlowEntry))
+                memset(slow, 0, SLOW_ENTRIES * sizeof(SlowEntry))
+                cluster.slow = slow  # others may read it from now on
+        core.sweep_at = core.settle_at = 0
 
     def add_session(self, int cluster, int fd, uint64_t session) -> None:
         """Takes a client's nonblocking socket; it is closed here from now on."""

@@ -2,6 +2,7 @@
 
 import errno
 import socket
+from collections.abc import Iterable
 from pathlib import Path
 
 from proxy.address import Address
@@ -17,12 +18,19 @@ OUT_OF_DESCRIPTORS = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 class Listener:
     """The listening socket of one cluster."""
 
-    def __init__(self, cluster: int, config: ClusterConfig) -> None:
-        """Listens at once; raises OSError, with the address in its text, when it can't."""
+    def __init__(
+        self, cluster: int, config: ClusterConfig, passed: dict[Address | str, socket.socket]
+    ) -> None:
+        """Takes the socket that was passed on for the address, else listens at once.
+
+        Raises OSError, with the address in its text, when it can't.
+        """
         self.cluster = cluster
         self.address = config.listen_addr
+        ready = passed.pop(_resolved(self.address), None) if passed else None
+        self._passed = ready is not None
         try:
-            self.socket = (
+            self.socket = ready or (
                 _listen_tcp(self.address)
                 if isinstance(self.address, Address)
                 else _listen_unix(Path(self.address))
@@ -39,9 +47,50 @@ class Listener:
         return self.address.port if isinstance(self.address, Address) else 0
 
     def close(self) -> None:
+        """Accepts no more. A socket that was passed on, and its file, stay where they came from."""
         self.socket.close()
-        if not isinstance(self.address, Address):
+        if not (self._passed or isinstance(self.address, Address)):
             Path(self.address).unlink(missing_ok=True)
+
+
+def open_listeners(clusters: Iterable[ClusterConfig], passed: Iterable[socket.socket]) -> list[Listener]:
+    """One listener for each cluster, on the sockets passed on as far as they go.
+
+    Raises OSError when one can't listen, and when a socket was passed on that no cluster listens on: clients
+    would connect to it, and wait for ever.
+    """
+    ready = {_local(one): one for one in passed}
+    listeners: list[Listener] = []
+    try:
+        for index, cluster in enumerate(clusters):
+            listeners.append(Listener(index, cluster, ready))
+        if ready:
+            raise OSError(
+                errno.EINVAL,
+                f"systemd passes a socket on {next(iter(ready))}, where no cluster listens: "
+                "listen_addr of [[clusters]] and ListenStream of the socket unit must be the same",
+            )
+    except OSError:
+        for listener in listeners:
+            listener.close()
+        raise
+    return listeners
+
+
+def _local(listener: socket.socket) -> Address | str:
+    """Where a socket listens, as ``listen_addr`` has it."""
+    name = listener.getsockname()
+    return name if isinstance(name, str) else Address(name[0], name[1])
+
+
+def _resolved(address: Address | str) -> Address | str:
+    """The address with its host as a number; itself when its name can't be resolved."""
+    if isinstance(address, str) or ":" in address.host:
+        return address
+    try:
+        return Address(socket.gethostbyname(address.host), address.port)
+    except OSError:
+        return address
 
 
 def _listen_tcp(address: Address) -> socket.socket:

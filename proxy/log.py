@@ -199,6 +199,11 @@ def dropped() -> int:
     return _running.dropped if _running else 0
 
 
+def configure(config: ProxyConfig) -> None:
+    """Logs as much as the configuration says from now on."""
+    logging.getLogger().setLevel(level(config.log_lv))
+
+
 def setup(config: ProxyConfig) -> Logging:
     """Starts logging to what the configuration names, or to standard error if it names nothing.
 

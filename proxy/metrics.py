@@ -64,6 +64,10 @@ class ProcessState:
     rejected: int = 0
     accept_pauses: int = 0
     log_records_dropped: int = 0
+    config_epoch: int = 1
+    config_loaded: float = 0.0
+    """When, in seconds since 1970."""
+    reload_failed: bool = False
 
 
 class Sum:
@@ -256,6 +260,21 @@ class ProxyCollector(Collector):
         )
         yield CounterMetricFamily(
             "redis_proxy_log_records_dropped", "Log records dropped.", value=state.log_records_dropped
+        )
+        yield GaugeMetricFamily(
+            "redis_proxy_config_epoch",
+            "1 at the start, and 1 more with each reload that was applied.",
+            value=state.config_epoch,
+        )
+        yield GaugeMetricFamily(
+            "redis_proxy_config_loaded_timestamp_seconds",
+            "When the configuration in force was read.",
+            value=state.config_loaded,
+        )
+        yield GaugeMetricFamily(
+            "redis_proxy_config_last_reload_successful",
+            "0 while the last reload was refused because of its files.",
+            value=not state.reload_failed,
         )
 
 

@@ -30,10 +30,11 @@ class Pinger:
         self.failures: dict[Address, int] = {}
         """Pings without an answer, by server, since the start."""
         self._cluster = cluster
+        self._limit = max(1, cluster.ping_fail_limit)
         self._masters = masters
         self._report = report
-        self._limit = max(1, cluster.ping_fail_limit)
         self._in_a_row: dict[Address, int] = {}
+        self._failing: set[Address] = set()
         self._connections: dict[Address, Connection] = {}
         self._stopping = threading.Event()
         self._threads = ThreadPoolExecutor(MOST_AT_ONCE, thread_name_prefix=f"ping-{cluster.name}")
@@ -41,6 +42,11 @@ class Pinger:
 
     def start(self) -> None:
         self._thread.start()
+
+    def configure(self, cluster: ClusterConfig) -> None:
+        """Goes by this configuration from the next pings on."""
+        self._cluster = cluster
+        self._limit = max(1, cluster.ping_fail_limit)
 
     def stop(self) -> None:
         self._stopping.set()
@@ -85,18 +91,22 @@ class Pinger:
         self.failures.setdefault(server, 0)
         if not alive:
             self.failures[server] += 1
-            if before + 1 == self._limit:
+            if before + 1 >= self._limit and server not in self._failing:
+                self._failing.add(server)
                 log.warning(
                     "cluster=%s server=%s fails its pings (%d)", self._cluster.name, server, before + 1
                 )
                 self._report(server, False)
-        elif before >= self._limit:
+        elif server in self._failing:
+            self._failing.discard(server)
             log.info("cluster=%s server=%s answers its pings again", self._cluster.name, server)
             self._report(server, True)
 
     def _forget(self, server: Address) -> None:
         """Drops what is kept of a server that is no master any more."""
-        if self._in_a_row.pop(server) >= self._limit:
+        del self._in_a_row[server]
+        if server in self._failing:
+            self._failing.discard(server)
             self._report(server, True)  # should it come back, it starts anew
         self.failures.pop(server, None)
         if connection := self._connections.pop(server, None):

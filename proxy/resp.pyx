@@ -5,7 +5,7 @@ stream up. Source: the Redis serialization protocol specification (RESP2 and RES
 error texts of requests: redis-server 7.0, networking.c.
 """
 
-from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
+from cpython.bytes cimport PyBytes_AsString, PyBytes_Size
 from libc.stdint cimport INT32_MAX, INT64_MAX, int64_t, uint32_t
 from libc.stdlib cimport free
 from libc.string cimport memchr
@@ -291,8 +291,8 @@ cdef class RequestScanner:
         cdef int i
         found = []
         self.rest += data
-        start = PyBytes_AS_STRING(self.rest)
-        size = PyBytes_GET_SIZE(self.rest)
+        start = PyBytes_AsString(self.rest)
+        size = PyBytes_Size(self.rest)
         while True:
             status = scan_request(&self.scan, start + offset, size - offset, &self.limits)
             if status == SCAN_MORE:
@@ -331,8 +331,8 @@ cdef class ReplyScanner:
         cdef ScanStatus status
         found = []
         self.rest += data
-        start = PyBytes_AS_STRING(self.rest)
-        size = PyBytes_GET_SIZE(self.rest)
+        start = PyBytes_AsString(self.rest)
+        size = PyBytes_Size(self.rest)
         while offset < size:
             status = scan_reply(&self.scan, start + offset, size - offset, &used)
             if status == SCAN_ERROR:

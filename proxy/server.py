@@ -9,6 +9,7 @@ import signal
 import socket
 import sys
 import time
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
@@ -21,15 +22,15 @@ from prometheus_client import (
 )
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
 
-from proxy import __version__
+from proxy import __version__, reload, systemd
+from proxy import log as logs
 from proxy.address import Address
 from proxy.answers import Facts
 from proxy.commands import TABLE
-from proxy.config import Config, Options
+from proxy.config import Config, ConfigError, Options
 from proxy.control import Connection, ReplyError
 from proxy.dialer import Dialer
-from proxy.listeners import OUT_OF_DESCRIPTORS, Listener, prepare
-from proxy.log import dropped
+from proxy.listeners import OUT_OF_DESCRIPTORS, Listener, open_listeners, prepare
 from proxy.metrics import ClusterState, ProcessState, ProxyCollector
 from proxy.pinger import Pinger
 from proxy.slowlog import SlowLogFile, report
@@ -45,15 +46,27 @@ ACCEPT_PAUSE = 0.2
 """Seconds accepting rests when descriptors have run out."""
 TICK = 1.0
 """Seconds between two looks at whether the workers are alive."""
+STARTING_TICK = 0.02
 ENDING_TICK = 0.02
+STARTING_PATIENCE = 5.0
+"""Seconds after which we call ourselves ready although a cluster has not been reached."""
 
 
 class Server:
     """Everything one process runs."""
 
-    def __init__(self, config: Config, options: Options) -> None:
-        """Listens on every address; raises OSError when one can't be had."""
+    def __init__(self, config: Config, options: Options, load: Callable[[], Config]) -> None:
+        """Listens on every address; raises OSError when one can't be had.
+
+        ``load`` reads the configuration again; it raises ConfigError.
+        """
         self.config = config
+        self._load = load
+        self._config_epoch, self._config_loaded = 1, time.time()
+        self._reload_failed = False
+        self._needs_restart: tuple[str, ...] = ()
+        self._ready = False
+        self._watched = systemd.watchdog_interval() is not None
         self._ids = itertools.count(1)
         self._accepted = self._rejected = self._accept_pauses = 0
         self._draining = False
@@ -77,8 +90,7 @@ class Server:
             for index, cluster in enumerate(config.clusters)
         ]
         try:
-            for index, cluster in enumerate(config.clusters):
-                self._listeners.append(Listener(index, cluster))
+            self._listeners = open_listeners(config.clusters, systemd.passed_sockets())
             self._open_stat_servers()
             if options.slowlog:
                 self._slow_file = SlowLogFile(
@@ -94,7 +106,9 @@ class Server:
 
     def _open_stat_servers(self) -> None:
         stat: dict[str, Page] = {
+            "/readyz": self._readiness,
             "/healthz": self._health,
+            "/status": self._status,
             "/slowlog": lambda: json_page(
                 200, report([cluster.name for cluster in self.config.clusters], self._workers)
             ),
@@ -153,8 +167,10 @@ class Server:
 
     def _loop(self, wake: socket.socket) -> int:
         resume_at: float | None = None
+        next_tick = 0.0
         while True:
-            for key, _ in self._selector.select(TICK if resume_at is None else ACCEPT_PAUSE):
+            pause = TICK if self._ready else STARTING_TICK
+            for key, _ in self._selector.select(pause if resume_at is None else ACCEPT_PAUSE):
                 if isinstance(key.data, Listener):
                     if not self._accept(key.data):
                         resume_at = time.monotonic() + ACCEPT_PAUSE
@@ -169,13 +185,56 @@ class Server:
             if any(not worker.thread.is_alive() for worker in self._workers):
                 log.critical("a worker ended: so does the process")
                 return 1
+            if not self._ready:
+                self._tell_when_ready()
+            if time.monotonic() >= next_tick:
+                next_tick = time.monotonic() + TICK
+                self._feed_watchdog()
+
+    def _tell_when_ready(self) -> None:
+        """READY once every cluster is known, or has been given time enough: clients are served anyway."""
+        if all(topology.current for topology in self._topologies) or (
+            time.time() - self._started > STARTING_PATIENCE
+        ):
+            self._ready = True
+            _notify(READY=1, STATUS=f"serving, configuration {self._config_epoch}")
+
+    def _feed_watchdog(self) -> None:
+        """Only while every worker goes on making turns; systemd ends a process that doesn't feed it."""
+        turning = [worker.pulse() for worker in self._workers]
+        if self._watched and all(turning):
+            _notify(WATCHDOG=1)
 
     def _take_signals(self, wake: socket.socket) -> bool:
         """Whether one of the signals that came asks to end."""
         numbers = set(wake.recv(64))
         if signal.SIGHUP in numbers:
-            log.warning("SIGHUP: reloading is not supported yet; restart to apply a changed configuration")
+            self._reload()
         return bool(numbers & {signal.SIGTERM, signal.SIGINT, signal.SIGQUIT})
+
+    def _reload(self) -> None:
+        """Applies what the files say now; files that can't be used change nothing."""
+        try:
+            new = self._load()
+        except ConfigError as error:
+            self._reload_failed = True
+            log.error("reload: %s; nothing has changed", error)
+            _notify(STATUS=f"serving, configuration {self._config_epoch}; reload refused: {error}")
+            return
+        changes = reload.compare(self.config, new)
+        self.config = reload.reloaded(self.config, new)
+        logs.configure(self.config.proxy)
+        for worker in self._workers:
+            worker.configure(self.config)
+        for index, cluster in enumerate(self.config.clusters):
+            self._topologies[index].configure(cluster)
+            self._pingers[index].configure(cluster)
+        self._config_epoch += 1
+        self._config_loaded = time.time()
+        self._reload_failed = False
+        self._needs_restart = changes.restart
+        (log.warning if changes.restart else log.info)("reload: %s", changes)
+        _notify(STATUS=f"serving, configuration {self._config_epoch}; {changes}")
 
     def _accept(self, listener: Listener) -> bool:
         """Takes the clients that wait; False when descriptors have run out."""
@@ -217,6 +276,7 @@ class Server:
     def _end(self, wake: socket.socket) -> int:
         """Accepts no more, lets what is in flight finish; a second signal does not wait for that."""
         self._draining = True
+        _notify(STOPPING=1, STATUS="ending: requests in flight are finished")
         self._close_listeners()
         limit = self.config.proxy.shutdown_timeout
         deadline = time.monotonic() + limit / 1000
@@ -325,7 +385,18 @@ class Server:
                 worker.eject(cluster, server, not alive)
 
     def _health(self) -> tuple[int, str, bytes]:
+        """200 while the process works at all: restarting it would not help otherwise."""
+        alive = all(worker.thread.is_alive() for worker in self._workers)
+        wrong = {} if alive else {"process": "a worker has ended"}
+        return json_page(503 if wrong else 200, {"ok": not wrong, "wrong": wrong})
+
+    def _readiness(self) -> tuple[int, str, bytes]:
         """200 only while a client that connects now would be served."""
+        wrong = self._not_ready()
+        return json_page(503 if wrong else 200, {"ok": not wrong, "wrong": wrong})
+
+    def _not_ready(self) -> dict[str, str]:
+        """Why not, by cluster or for the whole process."""
         wrong: dict[str, str] = {}
         if self._draining:
             wrong["process"] = "ending"
@@ -336,7 +407,27 @@ class Server:
                 wrong[config.name] = thread.last_error or "no topology yet"
             elif not thread.current.covered:
                 wrong[config.name] = f"{16384 - thread.current.slots_covered} slots have no server"
-        return json_page(503 if wrong else 200, {"ok": not wrong, "wrong": wrong})
+        return wrong
+
+    def _status(self) -> tuple[int, str, bytes]:
+        """What runs here, and by which configuration. Times are in seconds since 1970."""
+        wrong = self._not_ready()
+        return json_page(
+            200,
+            {
+                "version": __version__,
+                "prefix": str(Path(sys.prefix).resolve()),
+                "pid": os.getpid(),
+                "started": self._started,
+                "ready": not wrong,
+                "wrong": wrong,
+                "connections": sum(worker.load for worker in self._workers),
+                "config_epoch": self._config_epoch,
+                "config_loaded": self._config_loaded,
+                "reload_failed": self._reload_failed,
+                "needs_restart": self._needs_restart,
+            },
+        )
 
     def _metrics_page(self) -> Page:
         registry = CollectorRegistry(auto_describe=False)
@@ -358,7 +449,16 @@ class Server:
                     {str(server): count for server, count in self._pingers[index].failures.items()},
                 )
             )
-        return ProcessState(clusters, self._accepted, self._rejected, self._accept_pauses, dropped())
+        return ProcessState(
+            clusters,
+            accepted=self._accepted,
+            rejected=self._rejected,
+            accept_pauses=self._accept_pauses,
+            log_records_dropped=logs.dropped(),
+            config_epoch=self._config_epoch,
+            config_loaded=self._config_loaded,
+            reload_failed=self._reload_failed,
+        )
 
 
 def _raise_descriptor_limit() -> None:
@@ -371,10 +471,18 @@ def _raise_descriptor_limit() -> None:
             log.warning("descriptors stay limited to %d: %s", soft, error)
 
 
-def serve(config: Config, options: Options) -> int:
-    """Runs a proxy until it is told to end; returns the exit status."""
+def _notify(**state: str | int) -> None:
+    """Tells systemd. One that can't be told must not end a proxy that serves."""
     try:
-        server = Server(config, options)
+        systemd.notify(**state)
+    except OSError as error:
+        log.warning("systemd can't be told %s: %s", ", ".join(state), error)
+
+
+def serve(config: Config, options: Options, load: Callable[[], Config]) -> int:
+    """Runs a proxy until it is told to end; ``load`` reads its files again. Returns the exit status."""
+    try:
+        server = Server(config, options, load)
     except OSError as error:
         print(f"redis-proxy: {error.strerror or error}", file=sys.stderr)
         return 1

@@ -1,4 +1,4 @@
-"""The HTTP side: /metrics, /healthz, /slowlog and /debug/pprof, on the ``stat`` and ``pprof`` addresses."""
+"""The HTTP side: the pages at the ``stat`` address (/metrics, /readyz, …) and at ``pprof``."""
 
 import json
 import logging

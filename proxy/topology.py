@@ -126,6 +126,11 @@ class TopologyThread:
     def start(self) -> None:
         self._thread.start()
 
+    def configure(self, cluster: ClusterConfig) -> None:
+        """Goes by this configuration from the next fetch on, which is at once."""
+        self._cluster = cluster
+        self.refresh("configuration")
+
     def stop(self) -> None:
         """Ends the thread; one that is waiting for a server is left to end by itself."""
         with self._changed:
@@ -142,9 +147,9 @@ class TopologyThread:
     # --- the thread --------------------------------------------------------------------------
 
     def _run(self) -> None:
-        floor = self._cluster.topology_floor / 1000
-        steady = self._cluster.topology_interval / 1000
         while not self._stopping:
+            floor = self._cluster.topology_floor / 1000
+            steady = self._cluster.topology_interval / 1000
             with self._changed:
                 reason, self._wanted = self._wanted, ""
             began = time.monotonic()
@@ -248,7 +253,7 @@ class TopologyThread:
         )
 
     def _warn(self, text: str) -> None:
-        """Logs a warning, the same one at most every so often; it is also what /healthz tells."""
+        """Logs a warning, the same one at most every so often; it is also what /readyz tells."""
         self.last_error = text
         now = time.monotonic()
         self._said = {said: at for said, at in self._said.items() if now - at < REPEAT}

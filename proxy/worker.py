@@ -42,6 +42,7 @@ class Worker:
         self.control = control
         self.dialer = dialer
         self._handed = 0
+        self._turned = True
         self._messages: deque[Callable[[], None]] = deque()
         self._mailbox = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._commands: CommandTable
@@ -65,6 +66,12 @@ class Worker:
         """Has the worker's thread call ``message`` at its next turn."""
         self._messages.append(message)
         os.eventfd_write(self._mailbox, 1)
+
+    def pulse(self) -> bool:
+        """Whether the worker has made a turn since this was last asked."""
+        alive, self._turned = self._turned, False
+        self.post(partial(setattr, self, "_turned", True))
+        return alive
 
     @property
     def load(self) -> int:
@@ -93,6 +100,10 @@ class Worker:
     def set_commands(self, table: CommandTable) -> None:
         self.post(partial(self._set_commands, table))
 
+    def configure(self, config: Config) -> None:
+        """Has the worker go by a configuration of the same clusters."""
+        self.post(partial(self._configure, config))
+
     def eject(self, cluster: int, server: Address, ejected: bool) -> None:
         self.post(partial(self.plane.eject, cluster, str(server), ejected))
 
@@ -111,6 +122,10 @@ class Worker:
                 message()
             except Exception:
                 log.exception("%r", message)
+
+    def _configure(self, config: Config) -> None:
+        self.config = config
+        self.plane.configure(config)
 
     def _set_commands(self, table: CommandTable) -> None:
         self._commands = table

@@ -171,8 +171,8 @@ def test_it_starts_before_its_servers_do(new_proxy: Proxies) -> None:
     cluster = RedisCluster(masters=3, replicas=0)
     try:
         proxy = new_proxy(cluster, wait=False, cluster={"read_timeout": 500})
-        assert proxy.health() == 503
-        assert "Connection refused" in proxy.page("/healthz")
+        assert proxy.readiness() == 503
+        assert "Connection refused" in proxy.page("/readyz")
         with Wire(proxy.port) as wire:
             assert wire.ask("PING") == b"+PONG\r\n"
             assert wire.ask("GET", "a").startswith(
@@ -180,7 +180,7 @@ def test_it_starts_before_its_servers_do(new_proxy: Proxies) -> None:
             )
             assert wire.ask("MSET", "a", "1", "b", "2", "c", "3").startswith(b"-CLUSTERDOWN ")
             cluster.start()
-            wait_until("it is healthy", lambda: proxy.health() == 200)
+            wait_until("it is ready", lambda: proxy.readiness() == 200)
             assert wire.ask("MSET", "a", "1", "b", "2", "c", "3") == b"+OK\r\n"
     finally:
         cluster.stop()
@@ -222,7 +222,7 @@ def test_servers_that_want_a_password(new_cluster: Clusters, new_proxy: Proxies)
 def test_a_wrong_password_is_said(new_cluster: Clusters, new_proxy: Proxies) -> None:
     cluster = new_cluster(masters=3, replicas=0, password="s3cret-word")
     proxy = new_proxy(cluster, cluster={"redis_auth": "wrong-word", "read_timeout": 300}, wait=False)
-    wait_until("it says why", lambda: "WRONGPASS" in proxy.page("/healthz"))
+    wait_until("it says why", lambda: "WRONGPASS" in proxy.page("/readyz"))
     with Wire(proxy.port) as wire:
         assert wire.ask("GET", "a").startswith(b"-CLUSTERDOWN ")
     assert "wrong-word" not in proxy.log()
@@ -230,5 +230,5 @@ def test_a_wrong_password_is_said(new_cluster: Clusters, new_proxy: Proxies) -> 
 
 def test_a_plain_server_is_said_to_be_none(plain: RedisServer, new_cluster: Clusters) -> None:
     with ProxyProcess([plain.address], wait=False) as proxy:
-        wait_until("it says why", lambda: "cluster support disabled" in proxy.page("/healthz"))
-        assert proxy.health() == 503
+        wait_until("it says why", lambda: "cluster support disabled" in proxy.page("/readyz"))
+        assert proxy.readiness() == 503

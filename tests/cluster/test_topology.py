@@ -41,7 +41,7 @@ def test_servers_learnt_since_take_the_place_of_those_configured(
     with Wire(proxy.port) as wire:
         wait_until("the proxy knows", lambda: wire.ask("SET", "a", "1") == b"+OK\r\n")
     assert replica.call("GET", "a") == b"1"
-    wait_until("it is healthy", lambda: proxy.health() == 200)
+    wait_until("it is ready", lambda: proxy.readiness() == 200)
 
 
 def has_namespaces() -> bool:
@@ -58,6 +58,6 @@ def test_names_are_resolved_anew_each_time(cluster: RedisCluster, new_proxy: Pro
         prefix=["unshare", "--mount", "sh", "-c", f'mount --bind {hosts} /etc/hosts && exec "$@"', "sh"],
         wait=False,
     )
-    assert proxy.health() == 503
+    assert proxy.readiness() == 503
     hosts.write_text("127.0.0.1 cluster.test\n")
-    wait_until("the new address is found", lambda: proxy.health() == 200)
+    wait_until("the new address is found", lambda: proxy.readiness() == 200)

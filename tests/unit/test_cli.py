@@ -115,7 +115,7 @@ def test_every_flag_of_overlord_is_there() -> None:
         "cluster conf t stat metrics reload slowlog slower-than slower-max-bytes slower-backup-count"
         " std debug log log-vl version"
     )
-    assert names == {*overlord.split(), "check", "h", "help"}
+    assert names == {*overlord.split(), "check", "against", "probe", "h", "help"}
 
 
 @pytest.mark.parametrize(
