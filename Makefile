@@ -1,28 +1,41 @@
-# Two commands matter: `make run` and `make test`. Each does all its set-up first.
+# Three commands matter: `make run`, `make lab` and `make test`. Each does all its set-up first.
 
 VENV := .venv
 PYTHON := $(VENV)/bin/python
 SOURCES := pyproject.toml setup.py $(wildcard proxy/*.pyx proxy/*.pxd)
 
-.PHONY: run test lint unit cluster fuzz asan bench clean
+.PHONY: run lab lab-down test lint unit cluster fleet fuzz asan bench clean
 
 run: $(VENV)/.run
 	@$(PYTHON) -m lab $(if $(SERVERS),--servers $(SERVERS))
 
+lab: $(VENV)/.lab
+	@$(PYTHON) -m lab.fleet up
+
+lab-down:
+	@$(PYTHON) -m lab.fleet down
+
+# The quick ones first. The slow ones wait more than they compute: two at once take little longer than one.
 test: lint
-	$(PYTHON) -m pytest -x tests/unit tests/fuzz tests/cluster
+	$(PYTHON) -m pytest -x tests/unit tests/fuzz
+	$(MAKE) --jobs=2 --output-sync=target cluster fleet
 
 lint: $(VENV)/.test
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
 	PATH=$(VENV)/bin:$$PATH cython-lint proxy
 	$(PYTHON) -m mypy
+	$(VENV)/bin/yamllint --strict .
+	PATH=$(VENV)/bin:$$PATH ansible-lint --quiet
 
 unit: $(VENV)/.test
 	$(PYTHON) -m pytest -x tests/unit
 
 cluster: $(VENV)/.test
 	$(PYTHON) -m pytest -x tests/cluster
+
+fleet: $(VENV)/.test
+	$(PYTHON) -m pytest -x tests/fleet
 
 fuzz: $(VENV)/.test
 	$(PYTHON) tests/fuzz/run.py --seconds $(or $(SECONDS),600)
@@ -40,6 +53,10 @@ $(VENV)/.run: $(SOURCES) scripts/setup.sh
 	@scripts/setup.sh run $(VENV)
 	@touch $@
 
+$(VENV)/.lab: $(SOURCES) scripts/setup.sh
+	@scripts/setup.sh lab $(VENV)
+	@touch $@ $(VENV)/.run
+
 $(VENV)/.test: $(SOURCES) scripts/setup.sh tests/clients/package.json
 	@scripts/setup.sh test $(VENV)
-	@touch $@ $(VENV)/.run
+	@touch $@ $(VENV)/.run $(VENV)/.lab

@@ -1,4 +1,4 @@
-"""A real Redis Cluster, and a plain redis-server, on loopback."""
+"""A real Redis Cluster, and a plain redis-server, on loopback or in a network namespace."""
 
 import contextlib
 import os
@@ -6,7 +6,7 @@ import shutil
 import signal
 import subprocess
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,20 +24,29 @@ class RedisServer(Started):
     """One redis-server process. Without arguments, a plain one that keeps nothing on disk."""
 
     def __init__(
-        self, *arguments: str, port: int = 0, password: str = "", directory: Path | None = None
+        self,
+        *arguments: str,
+        host: str = "127.0.0.1",
+        port: int = 0,
+        password: str = "",
+        directory: Path | None = None,
+        prefix: Sequence[str] = (),
     ) -> None:
+        """``arguments`` are redis-server's; ``prefix`` is a command that runs it."""
+        self.host = host
         self.port = port or free_ports(1)[0]
         self.password = password
         self.process: subprocess.Popen[bytes] | None = None
         self.replica_of = ""
         """The master's node id it was started to follow; "" for a master."""
         self._arguments = arguments
+        self._prefix = prefix
         self._own = directory is None
         self._directory = directory or Path(tempfile.mkdtemp(prefix="redis-"))
 
     @property
     def address(self) -> Address:
-        return Address("127.0.0.1", self.port)
+        return Address(self.host, self.port)
 
     @property
     def pid(self) -> int:
@@ -50,9 +59,23 @@ class RedisServer(Started):
             raise RuntimeError("redis-server is not installed (Debian, Ubuntu: apt-get install redis-server)")
         self._directory.mkdir(parents=True, exist_ok=True)
         password = ["--requirepass", self.password, "--masterauth", self.password] if self.password else []
-        command = [program, "--port", str(self.port), "--bind", "127.0.0.1", "--dir", str(self._directory)]
+        command = [*self._prefix, program, "--port", str(self.port), "--bind", self.host]
         self.process = start(
-            [*command, "--save", "", "--appendonly", "no", *password, *self._arguments],
+            [
+                *command,
+                *(
+                    "--dir",
+                    str(self._directory),
+                    "--protected-mode",
+                    "no",
+                    "--save",
+                    "",
+                    "--appendonly",
+                    "no",
+                ),
+                *password,
+                *self._arguments,
+            ],
             self._directory / "log",
         )
         wait_until(f"redis-server on port {self.port} answers", self._answers)
@@ -116,15 +139,23 @@ class RedisCluster(Started):
         *,
         node_timeout: int = 2000,
         password: str = "",
+        host: str = "127.0.0.1",
+        ports: Sequence[int] = (),
+        prefix: Sequence[str] = (),
         progress: Callable[[str], None] | None = None,
     ) -> None:
-        """``replicas`` are for each master, ``node_timeout`` is in ms."""
+        """``replicas`` are for each master, ``node_timeout`` is in ms; ``prefix`` is a command to run one.
+
+        ``ports``, and those 10000 above them, are whichever are free unless they are given.
+        """
         self._directory = Path(tempfile.mkdtemp(prefix="redis-cluster-"))
         self._progress = progress or (lambda _: None)
         self._count = (masters, replicas)
         self._node_timeout = node_timeout
         self._password = password
-        self.nodes = [self._node(port) for port in free_ports(masters * (1 + replicas), bus=True)]
+        self._host = host
+        self._prefix = prefix
+        self.nodes = [self._node(port) for port in ports or free_ports(masters * (1 + replicas), bus=True)]
 
     def _node(self, port: int) -> RedisServer:
         options = {
@@ -138,7 +169,14 @@ class RedisCluster(Started):
             "repl-ping-replica-period": "1",
         }
         words = [word for key, value in options.items() for word in (f"--{key}", value)]
-        return RedisServer(*words, port=port, password=self._password, directory=self._directory / str(port))
+        return RedisServer(
+            *words,
+            host=self._host,
+            port=port,
+            password=self._password,
+            directory=self._directory / str(port),
+            prefix=self._prefix,
+        )
 
     @property
     def addresses(self) -> list[Address]:
@@ -167,7 +205,7 @@ class RedisCluster(Started):
             )
             node.call("CLUSTER", "SET-CONFIG-EPOCH", number + 1)
         for node in self.nodes[1:]:
-            self.nodes[0].call("CLUSTER", "MEET", "127.0.0.1", node.port)
+            self.nodes[0].call("CLUSTER", "MEET", self._host, node.port)
         wait_until(
             "every node knows every other",
             lambda: all(int(node.state()["cluster_known_nodes"]) == len(self.nodes) for node in self.nodes),
@@ -226,7 +264,7 @@ class RedisCluster(Started):
         moved = 0
         password = ["AUTH", self._password] if self._password else []
         while keys := source.call("CLUSTER", "GETKEYSINSLOT", slot, batch):
-            source.call("MIGRATE", "127.0.0.1", target.port, "", 0, 5000, *password, "KEYS", *keys)
+            source.call("MIGRATE", self._host, target.port, "", 0, 5000, *password, "KEYS", *keys)
             moved += len(keys)
             yield moved
         for node in (target, source, *self.masters):

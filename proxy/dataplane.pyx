@@ -5,7 +5,7 @@ nothing is locked. Those two only read, from any thread: counters that are a tur
 """
 
 from cpython.bytes cimport PyBytes_AsString, PyBytes_Size
-from libc.stdint cimport uint16_t, uint32_t, uint64_t
+from libc.stdint cimport int64_t, uint16_t, uint32_t, uint64_t
 from libc.stdlib cimport free
 from libc.string cimport memcpy, memset, strerror
 
@@ -273,9 +273,14 @@ cdef class DataPlane(Dispatcher):
         upstream_refused(
             &self.core, upstream_for(self._server(cluster, name), protocol, number), why.encode())
 
-    def drain(self) -> None:
-        """Ends every session as soon as nothing of it is in flight."""
+    def drain(self, double grace) -> None:
+        """Ends every session with the replies to what it has in flight, or to its next request.
+
+        A session that has none within ``grace`` seconds is ended without. So the end of most sessions comes
+        with a reply, when the client has nothing on its way to us.
+        """
         self.core.draining = True
+        self.core.drain_until = self.core.now + <int64_t>(grace * 1e9)
         self.core.sweep_at = 0
 
     def stop(self) -> None:

@@ -20,6 +20,7 @@ cdef class Dispatcher:
 
     cdef void serve(self, Session *session) noexcept nogil
     cdef bint _may_go_on(self, Session *session) noexcept nogil
+    cdef bint _is_over(self, Session *session) noexcept nogil
     cdef bint _next(self, Session *session) noexcept nogil
     cdef void _malformed(self, Session *session) noexcept with gil
     cdef bint _inline(self, Session *session, const char *line, size_t size) noexcept with gil

@@ -16,7 +16,7 @@ from proxy.command_table cimport (
     PLAN_REFUSE, PLAN_SPLIT, CommandEntry, CommandIndex, fill_index, find_command,
 )
 from proxy.model cimport (
-    CLOSING, ENDED, FAILED, NO_COMMAND_ID, NO_SERVER, NO_SLOT, PAUSED, READONLY,
+    CLOSING, ENDED, FAILED, LEAVING, LINGERING, NO_COMMAND_ID, NO_SERVER, NO_SLOT, PAUSED, READONLY,
     REFRESH_UNSERVED, SPLIT, Cluster, Core, Request, Server, Session, Upstream,
 )
 from proxy.reactor cimport resume_reading
@@ -25,7 +25,7 @@ from proxy.resp cimport (
     SCAN_DONE, SCAN_ERROR, SCAN_INLINE, SCAN_MORE, RequestScan, ScanStatus, Span,
     free_request, read_number, reset_request, scan_request,
 )
-from proxy.sessions cimport close_session, enqueue, park, respond, unread
+from proxy.sessions cimport close_session, enqueue, park, respond, say_goodbye, unread
 from proxy.slots cimport key_slot
 from proxy.split cimport (
     add_part, begin_split, scatter_close, scatter_keys, scatter_open, write_part,
@@ -97,12 +97,21 @@ cdef class Dispatcher:
             and session.queued < core.limits.pipeline
             and session.request_bytes < core.limits.pipeline_bytes)
 
+    cdef bint _is_over(self, Session *session) noexcept nogil:
+        """Whether the drain ends a session now: all that has come is answered, and just now if may be."""
+        cdef Core *core = &self.core
+        return core.draining and session.queued == 0 and not session.conn.flags & PAUSED \
+            and (session.conn.flags & LEAVING or core.now >= core.drain_until)
+
     cdef void serve(self, Session *session) noexcept nogil:
         """Takes every request that has come and may be taken; ends the session if it is over."""
         cdef Core *core = &self.core
         cdef Buffer *input = &session.conn.input
-        if session.conn.flags & FAILED:
+        if session.conn.flags & FAILED or session.conn.flags & LINGERING and session.conn.flags & ENDED:
             close_session(core, session)
+            return
+        if session.conn.flags & LINGERING:
+            release(input, &core.pool)
             return
         while length(input) and not session.conn.flags & CLOSING:
             if not self._may_go_on(session):
@@ -110,14 +119,16 @@ cdef class Dispatcher:
                 break
             if not self._next(session):
                 break
-        if session.conn.flags & ENDED and length(input) == 0 \
-                or core.draining and session.queued == 0 and not session.conn.flags & PAUSED:
+        if session.conn.flags & ENDED and length(input) == 0 or self._is_over(session):
             session.conn.flags |= CLOSING
         if session.conn.flags & CLOSING:
             release(input, &core.pool)
             session.conn.flags |= PAUSED
             if session.queued == 0 and length(&session.conn.output) == 0:
-                close_session(core, session)
+                if session.conn.flags & ENDED:
+                    close_session(core, session)
+                else:
+                    say_goodbye(core, session)
         elif length(input) == 0:
             release(input, &core.pool)
             if session.scan.capacity > IDLE_ARGS:

@@ -38,6 +38,8 @@ cdef enum ConnFlag:
     DEAF = 64           # its interest in reading is off in epoll
     CLOSING = 128       # to be closed when all is answered and written
     CLOSED = 256        # closed; freed at the end of the turn
+    LEAVING = 512       # draining: a reply has gone out, so now is the time to close
+    LINGERING = 1024    # we have said that we send no more; what still comes is thrown away
 
 cdef struct Conn:
     int fd
@@ -244,6 +246,7 @@ cdef struct Core:
     uint32_t cluster_count
     uint8_t mail                # the mailbox has something
     uint8_t draining
+    int64_t drain_until         # draining: when sessions without a request are closed too, ns
     uint8_t stopped
     uint64_t sessions_closed
     uint64_t turns

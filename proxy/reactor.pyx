@@ -38,7 +38,9 @@ cdef extern from "sys/epoll.h" nogil:
     int epoll_wait(int epoll, epoll_event *events, int size, int timeout)
 
 cdef extern from "sys/socket.h" nogil:
-    enum: MSG_NOSIGNAL
+    enum:
+        MSG_MORE
+        MSG_NOSIGNAL
     ssize_t send(int fd, const void *data, size_t size, int flags)
     ssize_t recv(int fd, void *data, size_t size, int flags)
 
@@ -139,8 +141,11 @@ cdef void _fail(Core *core, Conn *conn) noexcept nogil:
 cdef void flush(Core *core, Conn *conn) noexcept nogil:
     cdef ssize_t sent
     cdef size_t size = <size_t>(conn.output.origin + conn.output.end - conn.sent)
+    cdef int options = MSG_NOSIGNAL
     if size:
-        sent = send(conn.fd, conn.output.data + (conn.sent - conn.output.origin), size, MSG_NOSIGNAL)
+        if conn.kind == SESSION and conn.flags & CLOSING:
+            options |= MSG_MORE     # the last reply and the end in one packet: the client sees both at once
+        sent = send(conn.fd, conn.output.data + (conn.sent - conn.output.origin), size, options)
         if sent < 0:
             if errno != EAGAIN and errno != EINTR:
                 _fail(core, conn)

@@ -46,6 +46,8 @@ ACCEPT_PAUSE = 0.2
 """Seconds accepting rests when descriptors have run out."""
 TICK = 1.0
 """Seconds between two looks at whether the workers are alive."""
+LAST_REQUEST = 1.0
+"""Seconds in which an idle session may come with one more request before it is closed."""
 STARTING_TICK = 0.02
 ENDING_TICK = 0.02
 STARTING_PATIENCE = 5.0
@@ -282,7 +284,7 @@ class Server:
         deadline = time.monotonic() + limit / 1000
         log.info("ending: %d sessions open", sum(worker.load for worker in self._workers))
         for worker in self._workers:
-            worker.drain()
+            worker.drain(min(LAST_REQUEST, limit / 1000))
         while open_ := sum(worker.load for worker in self._workers):
             if time.monotonic() >= deadline:
                 log.warning("%d sessions closed after %d ms", open_, limit)

@@ -5,6 +5,7 @@ from proxy.model cimport Cluster, Core, Histogram, Request, Session
 cdef Session *open_session(Core *core, Cluster *cluster, int fd, uint64_t id) noexcept nogil
 cdef void close_session(Core *core, Session *session) noexcept nogil
 cdef void kill_session(Core *core, Session *session) noexcept nogil
+cdef void say_goodbye(Core *core, Session *session) noexcept nogil
 cdef void enqueue(Session *session, Request *request) noexcept nogil
 cdef void respond(
     Core *core, Session *session, uint16_t command, const char *reply, size_t size) noexcept nogil

@@ -14,13 +14,19 @@ from libc.string cimport memset, strlen
 
 from proxy.buffers cimport append, length, resize
 from proxy.model cimport (
-    ANSWERED, CLOSED, CLOSING, FAILED, IN_FLIGHT, LATENCY_BUCKETS, NO_SLOT, PARKED, PAUSED,
-    REFUSED, SESSION, SPLIT, STREAMED, Cluster, Core, Histogram, Request, Session,
+    ANSWERED, CLOSED, CLOSING, FAILED, IN_FLIGHT, LATENCY_BUCKETS, LEAVING, LINGERING, NO_SLOT,
+    PARKED, PAUSED, REFUSED, SESSION, SPLIT, STREAMED, Cluster, Core, Histogram, Request, Session,
 )
-from proxy.reactor cimport close_conn, note_ready, push_conn, watch, will_write
+from proxy.reactor cimport (
+    close_conn, note_ready, push_conn, resume_reading, watch, will_write,
+)
 from proxy.requests cimport drop_saved, free_request_node, hold_reply, new_request, save_bytes
 from proxy.resp cimport free_request
 from proxy.split cimport merge_parts
+
+cdef extern from "sys/socket.h" nogil:
+    enum: SHUT_WR
+    int shutdown(int fd, int how)
 
 # Upper bounds of the latency histogram's buckets, µs; the last bucket has none. Overlord's four
 # (1, 2, 4 and 10 ms) are among them, so that its metric can be made of the same counts.
@@ -119,6 +125,18 @@ cdef void kill_session(Core *core, Session *session) noexcept nogil:
     note_ready(core, &session.conn)
 
 
+cdef void say_goodbye(Core *core, Session *session) noexcept nogil:
+    """Tells the client that all has been sent; it is closed when the client has closed too, or by sweep.
+
+    Were it closed at once, what the client still sends would have it reset, and the last replies
+    might be lost on their way: of a pipeline, nobody would know what was executed.
+    """
+    session.conn.flags |= LINGERING
+    session.conn.wrote = core.now
+    shutdown(session.conn.fd, SHUT_WR)
+    resume_reading(core, &session.conn)
+
+
 cdef void wake(Core *core, Session *session) noexcept nogil:
     """Has the session served again this turn: it may be able to go on, or to end."""
     if not session.woken:
@@ -160,6 +178,8 @@ cdef void respond(
         session.cluster.commands[command].errors += 1
     if session.head == NULL:
         _write(core, session, reply, size)
+        if core.draining:
+            session.conn.flags |= LEAVING
         return
     request = new_request(core, session, command)
     request.state = ANSWERED
@@ -236,7 +256,9 @@ cdef void _advance(Core *core, Session *session) noexcept nogil:
         request.flags |= STREAMED
         _write(core, session, request.reply, request.reply_size)
         forget_reply(request)
-    if session.conn.flags & (PAUSED | CLOSING) or core.draining:
+    if core.draining:
+        session.conn.flags |= LEAVING
+    if session.conn.flags & (PAUSED | CLOSING | LEAVING):
         wake(core, session)
 
 

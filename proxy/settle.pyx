@@ -7,7 +7,7 @@ from libc.string cimport strlen
 from proxy.buffers cimport append, length
 from proxy.dispatch cimport server_for
 from proxy.model cimport (
-    DIALING, OPEN, PARKED, PAUSED, REFRESH_UNSERVED, REFUSED, Cluster, Core, Request, Server,
+    DIALING, LINGERING, OPEN, PARKED, PAUSED, REFRESH_UNSERVED, REFUSED, Cluster, Core, Request, Server,
     Session, Upstream,
 )
 from proxy.requests cimport drop_saved
@@ -21,6 +21,7 @@ from proxy.upstreams cimport (
 
 cdef int64_t SETTLE_INTERVAL = 10_000_000       # ns
 cdef int64_t SWEEP_INTERVAL = 100_000_000       # ns
+cdef int64_t LINGER_TIME = 1_000_000_000        # ns that a client has to close, once we have
 
 cdef const char *UNSERVED = b"-CLUSTERDOWN Hash slot not served\r\n"
 cdef const char *UNKNOWN = (
@@ -144,6 +145,8 @@ cdef void sweep(Core *core) noexcept nogil:
             kill_session(core, session)
         elif core.limits.write_timeout and length(&session.conn.output) \
                 and core.now - session.conn.wrote >= core.limits.write_timeout:
+            kill_session(core, session)
+        elif session.conn.flags & LINGERING and core.now - session.conn.wrote >= LINGER_TIME:
             kill_session(core, session)
         elif core.draining:
             wake(core, session)

@@ -77,6 +77,13 @@ class StatServer:
             daemon_threads = True
             block_on_close = False
 
+            def handle_error(self, request: object, client_address: object) -> None:
+                """A client that has gone, as health checks do once they have the status, is no error."""
+                gone = isinstance(sys.exception(), OSError)
+                log.log(
+                    logging.DEBUG if gone else logging.ERROR, "client=%s", client_address, exc_info=not gone
+                )
+
         self._server = Server((address.host, address.port), Handler)
         self._thread = threading.Thread(
             target=self._server.serve_forever, name=f"stat-{address}", daemon=True

@@ -28,7 +28,10 @@ def passed_sockets() -> list[socket.socket]:
 
 
 def notify(**state: str | int) -> bool:
-    """Tells systemd, for instance ``READY=1``; whether there was somebody to tell. Raises OSError."""
+    """Tells systemd, for instance ``READY=1``; whether there was somebody to tell.
+
+    Raises OSError, of which BlockingIOError when nobody takes what we say: a service must not wait for that.
+    """
     path = os.environ.get("NOTIFY_SOCKET", "")
     if not path:
         return False
@@ -36,6 +39,7 @@ def notify(**state: str | int) -> bool:
         path = "\0" + path[1:]
     message = "".join(f"{name}={value}\n" for name, value in state.items())
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as channel:
+        channel.setblocking(False)
         channel.sendto(message.encode(), path)
     return True
 

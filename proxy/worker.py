@@ -107,8 +107,9 @@ class Worker:
     def eject(self, cluster: int, server: Address, ejected: bool) -> None:
         self.post(partial(self.plane.eject, cluster, str(server), ejected))
 
-    def drain(self) -> None:
-        self.post(self.plane.drain)
+    def drain(self, grace: float) -> None:
+        """See ``DataPlane.drain``; ``grace`` is in seconds."""
+        self.post(partial(self.plane.drain, grace))
 
     def stop(self) -> None:
         self.post(self.plane.stop)

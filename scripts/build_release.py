@@ -20,21 +20,21 @@ import subprocess
 import sys
 import tarfile
 import tempfile
-from collections.abc import Iterable, Mapping
+import tomllib
+from collections.abc import Mapping
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 SOURCES = (
     "setup.py",
-    "pyproject.toml",
     "proxy/*.py",
     "proxy/*.py[xi]",
     "proxy/*.pxd",
     "proxy/*.json",
     "proxy/py.typed",
 )
-UNCOUNTED = ("README.md",)
-"""Needed to build, and without effect on what is built."""
+ABOUT = ("pyproject.toml", "README.md")
+"""Needed to build too, but much of it has no effect on what is built."""
 GLIBC = "2.28"
 """The oldest C library that hosts of another architecture may have: that of Debian 10."""
 MANYLINUX = ("manylinux_2_28", "manylinux_2_17", "manylinux2014", "linux")
@@ -47,7 +47,7 @@ class BuildError(Exception):
 
 
 def sources(root: Path) -> list[Path]:
-    """All that a wheel is made of."""
+    """What is built, all of it."""
     return sorted(path for pattern in SOURCES for path in root.glob(pattern))
 
 
@@ -62,11 +62,14 @@ def version_of(root: Path) -> str:
     raise BuildError(f"{module}: no __version__")
 
 
-def digest_of(paths: Iterable[Path], root: Path) -> str:
-    """SHA-256 over the names and contents of files."""
+def digest_of(root: Path, constraints: Path) -> str:
+    """SHA-256 over all that has an effect on what is built."""
     digest = hashlib.sha256()
-    for path in paths:
-        name = str(path.relative_to(root)) if path.is_relative_to(root) else path.name
+    project = tomllib.loads((root / "pyproject.toml").read_text(encoding="utf-8"))
+    for part in (project["build-system"], project["project"], project["tool"]["setuptools"]):
+        digest.update(json.dumps(part, sort_keys=True).encode())
+    named = [(str(path.relative_to(root)), path) for path in sources(root)]
+    for name, path in [*named, ("constraints", constraints)]:
         digest.update(f"{name}\0{path.stat().st_size}\0".encode() + path.read_bytes())
     return digest.hexdigest()
 
@@ -104,7 +107,7 @@ def build_wheel(root: Path, machine: str, directory: Path) -> Path:
     """Compiles a copy of the sources: the tree itself stays as it is. Raises BuildError."""
     with tempfile.TemporaryDirectory() as scratch:
         copy = Path(scratch, "source")
-        for path in [*sources(root), *(root / name for name in UNCOUNTED)]:
+        for path in [*sources(root), *(root / name for name in ABOUT)]:
             target = copy / path.relative_to(root)
             target.parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(path, target)
@@ -129,7 +132,7 @@ def download_dependencies(wheel: Path, python: str, machine: str, constraints: P
 def build(root: Path, python: str, machine: str, constraints: Path, output: Path) -> dict[str, str]:
     """The archive for hosts of one kind, made now or before. Raises BuildError."""
     version = version_of(root)
-    digest = digest_of([*sources(root), constraints], root)
+    digest = digest_of(root, constraints)
     name = f"redis-proxy-{version}-{digest[:12]}-cp{python.replace('.', '')}-{machine}"
     archive = output / f"{name}.tar"
     if not archive.exists():

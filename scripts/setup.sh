@@ -1,7 +1,7 @@
 #!/bin/sh
-# Sets up everything `make run` or `make test` needs: Debian packages, a virtual environment, the build.
+# Sets up everything `make run`, `make lab` or `make test` needs: Debian packages, a virtual environment, the build.
 #
-#   scripts/setup.sh run|test VENV
+#   scripts/setup.sh run|lab|test VENV
 #
 # Packages that are missing are installed with apt-get when we are root; otherwise they are named.
 set -eu
@@ -42,7 +42,16 @@ need 'python3 -c "import ensurepip, venv"' python3-venv
 need 'command -v "${CC:-cc}"' gcc libc6-dev
 need 'python3 -c "import pathlib, sysconfig, sys; sys.exit(not pathlib.Path(sysconfig.get_path(\"include\"), \"Python.h\").exists())"' python3-dev
 need 'command -v redis-server' redis-server
+if [ "$purpose" != run ]; then
+    need 'command -v haproxy || test -x /usr/sbin/haproxy' haproxy
+    need 'command -v ip || test -x /usr/sbin/ip' iproute2
+    need 'command -v mmdebstrap' mmdebstrap
+    need 'command -v ssh' openssh-client
+    need 'command -v systemd-nspawn' systemd-container
+    need 'test -e /usr/share/keyrings/debian-archive-keyring.gpg' debian-archive-keyring
+fi
 if [ "$purpose" = test ]; then
+    need 'command -v gpg' gnupg
     need 'command -v redis-benchmark' redis-tools
     need 'command -v clang' clang
     need 'command -v node' nodejs
@@ -60,7 +69,11 @@ fi
     say "making a virtual environment in $venv"
     python3 -m venv "$venv"
 }
-if [ "$purpose" = test ]; then extras="[dev]"; else extras=""; fi
+case $purpose in
+    test) extras="[dev]" ;;
+    lab) extras="[lab]" ;;
+    *) extras="" ;;
+esac
 say "building and installing the proxy (about a minute the first time)"
 "$venv/bin/python" -m pip install --quiet --disable-pip-version-check --editable ".$extras"
 if [ "$purpose" = test ]; then

@@ -3,6 +3,7 @@
 import json
 import signal
 import socket
+import struct
 import threading
 import time
 from collections.abc import Callable
@@ -211,3 +212,17 @@ def test_connections_that_come_and_go_leave_nothing_behind(cluster: RedisCluster
     wait_until("all sessions are closed", lambda: proxy.metric("overlord_proxy_conns") == 0)
     wait_until("all buffers are given back", lambda: proxy.metric("redis_proxy_buffer_bytes") == 0)
     assert len(list(Path(f"/proc/{proxy.pid}/fd").iterdir())) < 50
+
+
+def test_a_health_check_that_does_not_read_to_the_end_is_no_error(
+    cluster: RedisCluster, new_proxy: Proxies
+) -> None:
+    proxy = new_proxy(cluster, top={"log_lv": 3})
+    for _ in range(50):
+        with socket.create_connection(("127.0.0.1", proxy.stat_port)) as check:
+            # Closed with a reset, some before the reply and some in the midst of it.
+            check.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            check.sendall(b"GET /metrics HTTP/1.1\r\nHost: proxy\r\n\r\n")
+            check.recv(1)
+    assert proxy.readiness() == 200
+    assert "Traceback" not in proxy.log()

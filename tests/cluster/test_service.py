@@ -9,10 +9,13 @@ from unittest.mock import Mock
 
 import pytest
 
+from lab.load import load
 from lab.processes import wait_until
 from lab.proxy_process import ProxyProcess
 from lab.redis_cluster import RedisCluster
+from proxy.address import Address
 from proxy.config import Config, ProxyConfig
+from proxy.control import pack
 from proxy.worker import Worker
 from tests.cluster.wire import Wire
 
@@ -133,3 +136,47 @@ def test_a_worker_that_makes_no_turns_has_no_pulse() -> None:
     worker.thread.join(5)
     worker.pulse()
     assert not worker.pulse()
+
+
+def test_a_restart_under_load_fails_no_request(cluster: RedisCluster, supervisor: Supervisor) -> None:
+    """Not even of clients that send nothing again: each connection ends with a reply."""
+    proxy = start(cluster, supervisor)
+    with load(Address("127.0.0.1", supervisor.port), clients=10, retries=0) as running:
+        for _ in range(3):
+            running.wait_for(1000)
+            proxy.process.send_signal(signal.SIGTERM)
+            proxy.process.wait(20)
+            assert "closed after" not in proxy.log()
+            proxy.stop()
+            proxy = start(cluster, supervisor)
+    assert running.count.failures == []
+    assert running.count.connects >= 40
+    assert proxy.stop() == 0
+
+
+def test_what_a_client_still_sends_does_not_cost_it_the_last_replies(
+    cluster: RedisCluster, supervisor: Supervisor
+) -> None:
+    proxy = start(cluster, supervisor)
+    with Wire(supervisor.port) as wire:
+        assert wire.ask("SET", "last", "1") == b"+OK\r\n"
+        proxy.process.send_signal(signal.SIGTERM)
+        supervisor.hears("STOPPING=1")
+        assert wire.ask("INCR", "last") == b":2\r\n", "one more request is answered"
+        for _ in range(100):
+            wire.send(pack("INCR", "last"))  # nobody reads these; nor do they have the connection reset
+        assert wire.ended()
+    with Wire(supervisor.port) as wire:
+        second = start(cluster, supervisor)
+        assert wire.ask("GET", "last") == b"$1\r\n2\r\n"
+    assert proxy.stop() == second.stop() == 0
+
+
+def test_idle_clients_are_closed_a_little_later(cluster: RedisCluster, supervisor: Supervisor) -> None:
+    proxy = start(cluster, supervisor)
+    with Wire(supervisor.port) as wire:
+        assert wire.ask("PING") == b"+PONG\r\n"
+        proxy.process.send_signal(signal.SIGTERM)
+        assert wire.ended()
+        wait_until("it has ended", lambda: proxy.returncode == 0, 5)
+    proxy.stop()

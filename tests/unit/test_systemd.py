@@ -4,6 +4,7 @@ import os
 import socket
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -35,6 +36,13 @@ def test_an_abstract_socket(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv("NOTIFY_SOCKET", f"@redis-proxy-test-{os.getpid()}")
         assert systemd.notify(WATCHDOG=1)
         assert channel.recv(100) == b"WATCHDOG=1\n"
+
+
+def test_one_who_does_not_listen_is_not_waited_for(told: socket.socket) -> None:
+    told.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1)
+    with suppress(BlockingIOError):
+        while True:
+            systemd.notify(WATCHDOG=1)
 
 
 def test_nobody_to_tell(monkeypatch: pytest.MonkeyPatch) -> None:
