@@ -4,7 +4,7 @@ VENV := .venv
 PYTHON := $(VENV)/bin/python
 SOURCES := pyproject.toml setup.py $(wildcard proxy/*.pyx proxy/*.pxd)
 
-.PHONY: run lab lab-down test lint unit cluster fleet fuzz asan bench clean
+.PHONY: run lab lab-down test lint unit cluster roles fleet fuzz asan bench clean
 
 run: $(VENV)/.run
 	@$(PYTHON) -m lab $(if $(SERVERS),--servers $(SERVERS))
@@ -15,10 +15,10 @@ lab: $(VENV)/.lab
 lab-down:
 	@$(PYTHON) -m lab.fleet down
 
-# The quick ones first. The slow ones wait more than they compute: two at once take little longer than one.
+# The quick ones first; of the others, two at once.
 test: lint
 	$(PYTHON) -m pytest -x tests/unit tests/fuzz
-	$(MAKE) --jobs=2 --output-sync=target cluster fleet
+	$(MAKE) --jobs=2 --output-sync=target fleet cluster roles
 
 lint: $(VENV)/.test
 	$(VENV)/bin/ruff check .
@@ -34,8 +34,11 @@ unit: $(VENV)/.test
 cluster: $(VENV)/.test
 	$(PYTHON) -m pytest -x tests/cluster
 
+roles: $(VENV)/.test
+	$(PYTHON) -m pytest -x tests/roles
+
 fleet: $(VENV)/.test
-	$(PYTHON) -m pytest -x tests/fleet
+	$(PYTHON) -m pytest -x -rP tests/fleet
 
 fuzz: $(VENV)/.test
 	$(PYTHON) tests/fuzz/run.py --seconds $(or $(SECONDS),600)

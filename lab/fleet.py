@@ -37,7 +37,7 @@ PASSWORD = "lab-redis-password"
 """The Redis Cluster's, as group_vars/lab.yml has it."""
 PORT, STAT_PORT = 6379, 8080
 AWS_PORT = 4566
-DRAIN_DELAY = 2
+DRAIN_DELAY = 1
 """Seconds of deregistration delay: short, so that a wave is."""
 UP_TIME = 900.0
 """Seconds until the lab must be up, the image's first build included."""

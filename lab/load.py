@@ -14,6 +14,9 @@ from redis.retry import Retry
 from lab.processes import wait_until
 from proxy.address import Address
 
+PAUSE = 0.005
+"""Seconds between a client's commands: the machine is needed for what is tested, too."""
+
 
 @dataclass
 class Count:
@@ -109,6 +112,7 @@ class Load:
                 count.failures.append(f"{type(error).__name__}: {error}")
             count.requests += 3
             count.slowest = max(count.slowest, time.monotonic() - began)
+            self._ended.wait(PAUSE)
 
 
 @contextmanager

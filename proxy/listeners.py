@@ -9,7 +9,7 @@ from proxy.address import Address
 from proxy.config import ClusterConfig
 from proxy.keepalive import keep_alive
 
-BACKLOG = 4096
+BACKLOG = 16384
 """Connections the kernel may keep for us; it takes the smaller of this and net.core.somaxconn."""
 
 OUT_OF_DESCRIPTORS = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from lab.cloudwatch_package import build
-from tests.fleet.roles_host import RolesHost, host
+from tests.roles.roles_host import RolesHost, host
 
 __all__ = ["host"]
 

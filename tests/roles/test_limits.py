@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from tests.fleet.roles_host import RolesHost, host
+from tests.roles.roles_host import RolesHost, host
 
 __all__ = ["host"]
 
