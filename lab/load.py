@@ -14,7 +14,7 @@ from redis.retry import Retry
 from lab.processes import wait_until
 from proxy.address import Address
 
-PAUSE = 0.005
+PAUSE = 0.03
 """Seconds between a client's commands: the machine is needed for what is tested, too."""
 
 

@@ -32,11 +32,12 @@ chmod +x "$asan/bin/redis-server"
 
 [ -x "$venv/bin/python" ] || python3 -m venv "$venv"
 PROXY_CFLAGS="-O1 -g $flags" PROXY_LDFLAGS=$flags CC=$CC \
-    "$venv/bin/python" -m pip install --quiet --disable-pip-version-check --editable "$asan/tree[dev]"
+    "$venv/bin/python" -m pip install --quiet --disable-pip-version-check --editable "$asan/tree[test]"
 
 [ $# -gt 0 ] || set -- tests/unit/test_resp.py tests/cluster/test_protocol.py \
     tests/cluster/test_differential.py tests/cluster/test_failover.py \
-    tests/cluster/test_resharding.py tests/cluster/test_process.py
+    tests/cluster/test_resharding.py tests/cluster/test_process.py \
+    tests/cluster/test_service.py tests/cluster/test_reload.py
 options=halt_on_error=1:abort_on_error=1:print_stacktrace=1:log_path=$asan/reports/report
 status=0
 (

@@ -46,6 +46,10 @@ class BuildError(Exception):
     """A release that can't be built; ``str()`` says why, and what would help."""
 
 
+COUNTED = ("name", "requires-python", "dependencies", "scripts")
+"""Of pyproject.toml's [project]."""
+
+
 def sources(root: Path) -> list[Path]:
     """What is built, all of it."""
     return sorted(path for pattern in SOURCES for path in root.glob(pattern))
@@ -65,8 +69,9 @@ def version_of(root: Path) -> str:
 def digest_of(root: Path, constraints: Path) -> str:
     """SHA-256 over all that has an effect on what is built."""
     digest = hashlib.sha256()
-    project = tomllib.loads((root / "pyproject.toml").read_text(encoding="utf-8"))
-    for part in (project["build-system"], project["project"], project["tool"]["setuptools"]):
+    file = tomllib.loads((root / "pyproject.toml").read_text(encoding="utf-8"))
+    project = {key: value for key, value in file["project"].items() if key in COUNTED}
+    for part in (file["build-system"], project, file["tool"]["setuptools"]):
         digest.update(json.dumps(part, sort_keys=True).encode())
     named = [(str(path.relative_to(root)), path) for path in sources(root)]
     for name, path in [*named, ("constraints", constraints)]:

@@ -249,7 +249,7 @@ def test_upgrade_under_load(fleet: Fleet, deploy: Any, second: Path) -> None:
         deploy("upgrade", proxy_source=second)
     print(f"upgrade of three hosts: {running.count}")
     assert running.count.failures == []
-    assert running.count.requests > 1000
+    assert running.count.requests > 500
     assert versions(fleet) == dict.fromkeys(HOSTS, "1.1.0")
     assert targets(fleet) == set(HOSTS)
 
