@@ -44,8 +44,11 @@ TRIALS = {
 }
 
 
-def why_not() -> str | None:
-    """Why this machine can't have lab hosts, and what to do about it; None when it can."""
+def why_not(*, installed: bool = True) -> str | None:
+    """Why this machine can't have lab hosts, and what to do about it; None when it can.
+
+    Unless ``installed``, packages may still be missing, and what needs them is not tried.
+    """
     if sys.platform != "linux":
         return "lab hosts need Linux: run this in a virtual machine with Debian or Ubuntu"
     if os.geteuid() != 0:
@@ -53,7 +56,7 @@ def why_not() -> str | None:
     missing = {package for program, package in PROGRAMS.items() if not shutil.which(program)}
     if not KEYRING.exists():  # on Ubuntu
         missing.add("debian-archive-keyring")
-    if missing:
+    if missing and installed:
         return f"packages are missing: apt-get install {' '.join(sorted(missing))}"
     if (free := _available_memory()) < MEMORY:
         return f"{free >> 20} MB of memory are free: make it {MEMORY >> 20}"
@@ -61,6 +64,8 @@ def why_not() -> str | None:
         return f"{tempfile.gettempdir()} has {free >> 20} MB free: make it {DISK >> 20}, or set TMPDIR"
     with tempfile.TemporaryDirectory() as directory:
         for reason, trial in TRIALS.items():
+            if missing and not shutil.which(trial.split()[0]):
+                continue
             tried = subprocess.run(
                 [
                     *("unshare", "--mount", "--net", "--pid", "--fork", "--mount-proc"),
@@ -76,6 +81,18 @@ def why_not() -> str | None:
     return None
 
 
+def main() -> int:
+    """For set-up, before it installs anything."""
+    if reason := why_not(installed=False):
+        print(f"lab: {reason}", file=sys.stderr)
+        return 1
+    return 0
+
+
 def _available_memory() -> int:
     lines = Path("/proc/meminfo").read_text().splitlines()
     return next(int(line.split()[1]) for line in lines if line.startswith("MemAvailable:")) * 1024
+
+
+if __name__ == "__main__":
+    sys.exit(main())

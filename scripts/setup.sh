@@ -18,6 +18,9 @@ command -v python3 >/dev/null || fail "python3 is missing: install Python 3.11 o
 python3 -c 'import sys; sys.exit(sys.version_info < (3, 11))' ||
     fail "$(python3 --version) is too old: Python 3.11 or newer is needed"
 
+# Whether this machine can have a lab is said before it is changed.
+[ "$purpose" != lab ] || python3 -m lab.requirements
+
 missing=""
 need() { # TEST PACKAGES...: unless the test succeeds, these packages (names as in Debian) are missing
     test=$1

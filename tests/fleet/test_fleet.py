@@ -372,6 +372,8 @@ def test_drain_and_undrain_under_load(fleet: Fleet, operator: Operator) -> None:
         state = fleet.hosts["proxy2"].run("systemctl", "is-active", "redis-proxy.socket", check=False)
         assert state.strip() == "inactive"
         assert "proxy2           1.0.0      -          drained" in operator.plays("status").output
+        fleet.hosts["proxy2"].reboot()
+        assert "proxy2           1.0.0      -          drained" in operator.plays("status").output
         run = operator.plays("restart")
         assert "proxy2 is drained, and left alone" in run.output
         assert targets(fleet) == {"proxy1", "proxy3"}
