@@ -26,7 +26,7 @@ lint: $(VENV)/.test
 	PATH=$(VENV)/bin:$$PATH cython-lint proxy
 	$(PYTHON) -m mypy
 	$(VENV)/bin/yamllint --strict .
-	PATH=$(VENV)/bin:$$PATH ansible-lint --quiet
+	PATH=$(VENV)/bin:$$PATH ansible-lint -q
 
 unit: $(VENV)/.test
 	$(PYTHON) -m pytest -x tests/unit
