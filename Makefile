@@ -4,7 +4,7 @@ VENV := .venv
 PYTHON := $(VENV)/bin/python
 SOURCES := pyproject.toml setup.py $(wildcard proxy/*.pyx proxy/*.pxd)
 
-.PHONY: run lab lab-down test lint unit cluster roles fleet fuzz asan bench clean
+.PHONY: run lab lab-down test lint unit cluster suites roles fleet fuzz asan bench clean
 
 run: $(VENV)/.run
 	@$(PYTHON) -m lab $(if $(SERVERS),--servers $(SERVERS))
@@ -33,6 +33,11 @@ unit: $(VENV)/.test
 
 cluster: $(VENV)/.test
 	$(PYTHON) -m pytest -x tests/cluster
+
+# Redis's and redis-py's own tests, through the proxy; they are fetched.
+suites: $(VENV)/.test
+	$(PYTHON) -m tests.suites.redis_py_tests
+	$(PYTHON) -m tests.suites.redis_tests
 
 roles: $(VENV)/.test
 	$(PYTHON) -m pytest -x tests/roles

@@ -11,8 +11,19 @@ MERGES = {
     "mget": MERGE_ARRAY, "mset": MERGE_STATUS,
     "del": MERGE_SUM, "unlink": MERGE_SUM, "exists": MERGE_SUM, "touch": MERGE_SUM,
 }
-LOCALS = {"ping": LOCAL_PING, "echo": LOCAL_ECHO}
-WAITS = {"hello"}       # it changes which upstreams the session's later requests go to
+LOCALS = {
+    "ping": LOCAL_PING, "echo": LOCAL_ECHO, "publish": LOCAL_PUBLISH, "spublish": LOCAL_PUBLISH,
+    "subscribe": LOCAL_SUBSCRIBE, "psubscribe": LOCAL_SUBSCRIBE, "ssubscribe": LOCAL_SUBSCRIBE,
+    "unsubscribe": LOCAL_SUBSCRIBE, "punsubscribe": LOCAL_SUBSCRIBE, "sunsubscribe": LOCAL_SUBSCRIBE,
+    "reset": LOCAL_RESET, "quit": LOCAL_QUIT,
+    "client|unpause": LOCAL_UNPAUSE, "multi": LOCAL_MULTI, "exec": LOCAL_EXEC, "discard": LOCAL_DISCARD,
+    "watch": LOCAL_WATCH, "unwatch": LOCAL_UNWATCH,
+}
+# They change which upstreams the session's later requests go to, or ask what its earlier ones have done.
+WAITS = {
+    "hello", "reset", "wait", "waitaof", "pubsub|channels", "pubsub|numsub", "pubsub|numpat",
+    "pubsub|shardchannels", "pubsub|shardnumsub",
+}
 
 
 cdef inline uint32_t _hash(const char *name, size_t size) noexcept nogil:
@@ -31,6 +42,17 @@ cdef inline size_t _lower(char *target, const char *source, size_t size) noexcep
         c = source[i]
         target[i] = c + 32 if c'A' <= c <= c'Z' else c
     return size
+
+
+cdef bint is_word(const char *word, size_t size, const char *wanted, size_t wanted_size) noexcept nogil:
+    """Whether an argument is this word, given in upper case, in any case."""
+    cdef size_t i
+    if size != wanted_size:
+        return False
+    for i in range(size):
+        if (word[i] - 32 if c'a' <= word[i] <= c'z' else word[i]) != wanted[i]:
+            return False
+    return True
 
 
 cdef uint16_t find_command(
@@ -71,7 +93,7 @@ cdef void fill_index(CommandIndex *index, object table) except *:
     for command in table.commands[:MAX_COMMANDS]:
         name = command.name.encode()
         entry = &index.entries[index.count]
-        if len(name) <= NAME_LENGTH:
+        if len(name) <= NAME_LENGTH and len(command.keyword) <= KEYWORD_LENGTH:
             entry.name_length = len(name)
             memcpy(entry.name, PyBytes_AsString(name), len(name))
             entry.plan = int(command.plan)
@@ -80,6 +102,14 @@ cdef void fill_index(CommandIndex *index, object table) except *:
             entry.readonly = command.readonly
             entry.container = command.container
             entry.waits = command.name in WAITS
+            entry.queueable = command.queueable
+            entry.in_subscription = command.in_subscription
+            entry.without_auth = command.without_auth
+            entry.may_replicate = command.may_replicate
+            entry.start = max(1, command.start)
+            keyword = command.keyword.upper().encode()
+            entry.keyword_length = len(keyword)
+            memcpy(entry.keyword, PyBytes_AsString(keyword), min(len(keyword), <size_t>KEYWORD_LENGTH))
             entry.arity = command.arity
             entry.first = command.first
             entry.last = command.last

@@ -1,8 +1,9 @@
 """The command table: what each command is, and how it is carried out.
 
 What a command is (arity, flags, where its keys stand) is data: ``commands.json``, written by
-``scripts/generate_commands.py`` from a real server's COMMAND. How it is carried out follows from
-that by rule; the few commands that no rule tells apart are listed in ``EXCEPTIONS``.
+``scripts/generate_commands.py`` from the COMMAND of real servers. How it is carried out follows
+from that by rule; the commands that no rule tells apart are listed in ``PLANS``, and in ``REASONS``
+those that are refused. ``docs/commands.md`` is the same for people.
 """
 
 import json
@@ -13,6 +14,7 @@ from pathlib import Path
 from typing import Any, Final, NamedTuple, Self
 
 MAX_COMMANDS: Final = 1024  # the data plane has room for no more
+MOST_ARGUMENTS: Final = 0x7FFF  # and no larger positions
 
 
 class Plan(IntEnum):
@@ -20,9 +22,12 @@ class Plan(IntEnum):
 
     FORWARD = 0  # whole, to the server of its keys' slot
     SPLIT = 1  # in parts, one for each slot of its keys
-    LOCAL = 2  # answered by proxy.answers
+    LOCAL = 2  # answered by proxy.answers, at once or later
     ANY = 3  # whole, to any server
     REFUSE = 4  # answered with an error
+    PIN = 5  # as FORWARD, on a connection that the session has to itself: it may block
+    FANOUT = 6  # sent to several servers by proxy.answers, which merges their replies
+    TRANSACTION = 7  # by the data plane, which keeps the session's transaction
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,9 +43,15 @@ class Command:
     last: int  # the last of those; negative: from the end, -1 is the last argument
     step: int  # from one key to the next
     keynum: int  # the argument that counts the keys behind it; 0: none
+    keyword: str  # keys are the first half of what follows this word, "STREAMS"; "": none
+    start: int  # where the search for the keyword begins: an earlier argument may be the same word
     plan: Plan
     container: bool  # its subcommands are commands of their own
-    reason: str  # why it is refused, or ""
+    queueable: bool  # may be part of a transaction
+    in_subscription: bool  # allowed to a RESP2 client that has subscriptions
+    without_auth: bool  # allowed before authentication
+    may_replicate: bool  # held back by CLIENT PAUSE WRITE
+    reason: str  # why it is refused: "it is for replicas"; or ""
 
 
 class Row(NamedTuple):
@@ -59,52 +70,99 @@ class Row(NamedTuple):
     specs: tuple[str, ...]
 
 
-LOCAL: Final = (
-    "auth",
-    "echo",
-    "hello",
-    "info",
-    "ping",
-    "quit",
-    "select",
-    "time",
-    "client",
-    "client|getname",
-    "client|help",
-    "client|id",
-    "client|info",
-    "client|no-evict",
-    "client|no-touch",
-    "client|setinfo",
-    "client|setname",
-    "config",
-    "config|get",
-    "config|help",
-    "config|resetstat",
-    "config|rewrite",
-    "config|set",
-)
+def _names(text: str) -> list[str]:
+    """Names of commands, where "client|id|info" is two subcommands of one container."""
+    found = []
+    for word in text.split():
+        container, *subs = word.split("|")
+        found += [f"{container}|{sub}" for sub in subs] or [container]
+    return found
 
-EXCEPTIONS: Final[Mapping[str, tuple[Plan, str]]] = {
-    **dict.fromkeys(LOCAL, (Plan.LOCAL, "")),
-    **dict.fromkeys(("mget", "mset", "del", "unlink", "exists", "touch"), (Plan.SPLIT, "")),
-    "command": (Plan.ANY, ""),
-    "migrate": (Plan.REFUSE, "would move keys to where the cluster does not look for them"),
-    "restore-asking": (Plan.REFUSE, "is for servers among themselves"),
+
+PLANS: Final[Mapping[str, Plan]] = {
+    name: plan
+    for plan, names in {
+        Plan.SPLIT: "mget mset del unlink exists touch",
+        Plan.LOCAL: """
+            ping echo quit select time auth hello reset role readonly readwrite asking
+            subscribe psubscribe ssubscribe unsubscribe punsubscribe sunsubscribe publish spublish
+            client|id|info|list|getname|setname|setinfo|kill|pause|unpause|reply|unblock
+            client|no-evict|no-touch|getredir|trackinginfo|help
+            config|get|set|resetstat|rewrite|help
+            slowlog|get|len|reset|help
+            latency|latest|history|reset|graph|doctor|histogram|help
+            acl|whoami
+            cluster|slots|shards|nodes|info|keyslot|myid|myshardid|countkeysinslot|getkeysinslot
+            cluster|replicas|slaves|links|count-failure-reports|help
+            """,
+        Plan.ANY: "command lolwut acl|cat|genpass module|list script|show",
+        Plan.FANOUT: """
+            dbsize keys flushall flushdb randomkey scan wait waitaof lastsave info memory|purge
+            script|load|exists|flush|kill
+            function|load|delete|flush|kill|list|stats|dump|restore
+            pubsub|channels|numsub|numpat|shardchannels|shardnumsub
+            """,
+        Plan.TRANSACTION: "multi exec discard watch unwatch",
+    }.items()
+    for name in _names(names)
 }
+"""The plans that no rule finds."""
 
-# Flags and ACL categories of commands that are not carried out, or not yet.
+REASONS: Final[Mapping[str, str]] = {
+    name: reason
+    for names, reason in (
+        ("monitor", "it would show the commands of a single server"),
+        ("debug pfdebug pfselftest", "it is for tests of a single server"),
+        ("shutdown", "it would end a server of the cluster"),
+        ("save bgsave bgrewriteaof", "it has a single server write its data to disk"),
+        ("replicaof slaveof failover", "it changes which servers of the cluster are replicas"),
+        ("sync psync replconf", "it is for replicas"),
+        ("migrate", "it would move keys to where the cluster does not look for them"),
+        ("restore-asking", "it is for servers among themselves"),
+        ("swapdb", "it needs two databases, and a cluster has one"),
+        ("module|load|loadex|unload", "it changes the modules of a single server"),
+        ("memory|doctor|stats|malloc-stats", "it tells of the memory of a single server"),
+        ("script|debug", "it holds a dialogue with a single server"),
+        ("commandlog|get|len|reset", "the proxy keeps a log of slow commands only, which SLOWLOG shows"),
+        (
+            "acl|deluser|dryrun|getuser|list|load|log|save|setuser|users",
+            "users are set in the proxy's configuration",
+        ),
+        (
+            "client|tracking|caching",
+            "servers tell of changed keys by connection, and those are shared by clients",
+        ),
+        ("client|capa", "it lets servers send clients elsewhere, past the proxy"),
+        ("client|import-source", "it is for tools that fill a single server"),
+        ("cluster|slot-stats", "it tells of the slots of a single server"),
+        (
+            "cluster|addslots|addslotsrange|bumpepoch|delslots|delslotsrange|failover|flushslots|forget"
+            " cluster|meet|replicate|reset|saveconfig|set-config-epoch|setslot",
+            "it changes the cluster",
+        ),
+    )
+    for name in _names(names)
+}
+"""Why commands are refused that no rule refuses, or for a reason that the rule does not know."""
+
+# Flags and ACL categories of commands that are refused unless they are listed above.
 REFUSED_MARKS: Final[Mapping[str, str]] = {
-    "admin": "administers a single server",
-    "blocking": "may wait for data to come",
-    "pubsub": "belongs to publish and subscribe",
-    "scripting": "belongs to scripts and functions",
-    "transaction": "belongs to transactions",
+    "admin": "it administers a single server",
+    "pubsub": "it belongs to publish and subscribe",
+    "transaction": "it belongs to transactions",
 }
-NO_KEY: Final = "has no key that says which server is meant"
-HIDDEN_KEYS: Final = "has keys whose positions cannot be told beforehand"
-NOT_HERE: Final = "is a part of a command that is answered here, but is not"
-UNKNOWN: Final = "is not known"
+NO_KEY: Final = "it has no key that says which server is meant"
+HIDDEN_KEYS: Final = "the positions of its keys cannot be told beforehand"
+UNKNOWN: Final = "it is not known"
+
+QUEUEABLE_PLANS: Final = (Plan.FORWARD, Plan.SPLIT, Plan.ANY, Plan.PIN)
+QUEUEABLE: Final = frozenset(_names("ping echo select time publish spublish unwatch"))
+IN_SUBSCRIPTION: Final = frozenset(
+    _names("subscribe psubscribe ssubscribe unsubscribe punsubscribe sunsubscribe ping quit reset")
+)
+WITHOUT_AUTH: Final = frozenset(_names("auth hello quit reset"))
+MAY_REPLICATE: Final = frozenset(_names("eval evalsha fcall pfcount publish spublish"))
+"""Beside those with the flag "write"; what a server's COMMAND does not show."""
 
 KEPT_SPEC_FLAGS: Final = ("RO", "RW", "OW", "RM", "not_key", "incomplete", "variable_flags")
 
@@ -119,8 +177,8 @@ class CommandTable:
     @classmethod
     def of(cls, rows: Iterable[Row]) -> Self:
         """A table of these commands, where a container's row comes with its subcommands' rows."""
-        nothing = Command(0, "", 0, False, False, 0, 0, 0, 0, Plan.REFUSE, False, UNKNOWN)
-        return cls((nothing,))._with(rows)
+        nothing = Row("", 0, (), (), (0, 0, 0), ())
+        return cls((_command(0, nothing, Plan.REFUSE, UNKNOWN),))._with(rows)
 
     def lookup(self, name: str | bytes) -> Command | None:
         """The command of that name in any case; a subcommand's is "container|subcommand"."""
@@ -151,67 +209,94 @@ class CommandTable:
             parent = known.get(container) if sub else None
             if sub and parent is None:
                 continue
-            command = _command(len(self.commands) + len(added), row, parts.get(row.name, []), parent)
+            only = row.name in parts and row.name not in PLANS  # a command by its subcommands only
+            plan, reason = _container_plan(parts[row.name]) if only else _plan(row, parent)
+            command = _command(len(self.commands) + len(added), row, plan, reason, row.name in parts)
             known[row.name] = command
             added.append(command)
         return type(self)(self.commands + tuple(added)) if added else self
 
 
-def _command(number: int, row: Row, parts: list[Row], parent: Command | None) -> Command:
-    if row.name in EXCEPTIONS:
-        plan, reason = EXCEPTIONS[row.name]
-    elif parts:
-        reasons = [_derived(part)[1] for part in parts]
-        plan, reason = (Plan.FORWARD, "") if "" in reasons else (Plan.REFUSE, reasons[0])
-    elif parent is None or parent.plan is Plan.REFUSE:
-        plan, reason = _derived(row)
-    elif parent.plan is Plan.FORWARD:
-        plan, reason = (Plan.ANY, "") if row.name.endswith("|help") else _derived(row)
-    elif parent.plan is Plan.LOCAL:
-        plan, reason = Plan.REFUSE, NOT_HERE
-    else:
-        plan, reason = parent.plan, ""
-    first, last, step = row.keys
+def _command(number: int, row: Row, plan: Plan, reason: str, is_container: bool = False) -> Command:
+    keys = _keys(row)
     return Command(
         id=number,
         name=row.name,
         arity=row.arity,
         readonly="readonly" in row.flags or plan is Plan.ANY,
         write="write" in row.flags,
-        first=first,
-        last=last,
-        step=step,
-        keynum=_keynum(row) or 0,
+        first=keys.first,
+        last=keys.last,
+        step=keys.step,
+        keynum=keys.keynum,
+        keyword=keys.keyword,
+        start=keys.start,
         plan=plan,
-        container=bool(parts) and plan is not Plan.ANY,
+        container=is_container,
+        queueable=row.name in QUEUEABLE or (plan in QUEUEABLE_PLANS and "no_multi" not in row.flags),
+        in_subscription=row.name in IN_SUBSCRIPTION,
+        without_auth=row.name in WITHOUT_AUTH,
+        may_replicate="write" in row.flags or row.name in MAY_REPLICATE,
         reason=reason,
     )
 
 
-def _derived(row: Row) -> tuple[Plan, str]:
-    """The plan of a command without exception, and why if it is to be refused."""
+def _plan(row: Row, parent: Command | None) -> tuple[Plan, str]:
+    """The plan of a command that is no container, and why if it is refused."""
+    if row.name in PLANS:
+        return PLANS[row.name], ""
+    if row.name in REASONS:
+        return Plan.REFUSE, REASONS[row.name]
+    if row.name.endswith("|help") or (parent is not None and parent.plan is Plan.ANY):
+        return Plan.ANY, ""
     for mark in (*row.flags, *row.acl):
         if mark in REFUSED_MARKS:
             return Plan.REFUSE, REFUSED_MARKS[mark]
-    keynum = _keynum(row)
-    if keynum is None or (not row.keys[0] and not keynum and (row.specs or "movablekeys" in row.flags)):
-        return Plan.REFUSE, HIDDEN_KEYS
-    if not row.keys[0] and not keynum:
-        return Plan.REFUSE, NO_KEY
+    keys = _keys(row)
+    if keys.first or keys.keynum or keys.keyword:
+        return (Plan.PIN if "blocking" in row.flags else Plan.FORWARD), ""
+    return Plan.REFUSE, HIDDEN_KEYS if row.specs or "movablekeys" in row.flags else NO_KEY
+
+
+def _container_plan(parts: list[Row]) -> tuple[Plan, str]:
+    """The plan of a container, by which the data plane refuses what is none of its subcommands.
+
+    It is itself refused if all of its subcommands are, but for HELP.
+    """
+    plans = [_plan(part, None) for part in parts if not part.name.endswith("|help")]
+    if plans and all(plan is Plan.REFUSE for plan, _ in plans):
+        return plans[0]
     return Plan.FORWARD, ""
 
 
-def _keynum(row: Row) -> int | None:
-    """The position of the argument that counts the keys; 0: there is none; None: they lie oddly."""
-    found = 0
+class Keys(NamedTuple):
+    """Where the keys stand, as in ``Command``."""
+
+    first: int = 0
+    last: int = 0
+    step: int = 0
+    keynum: int = 0
+    keyword: str = ""
+    start: int = 0
+
+
+def _keys(row: Row) -> Keys:
+    """Where the keys stand that say which server is meant: some of them will do, servers check the rest."""
+    keys = Keys(*row.keys)
     for spec in row.specs:
         begin, find, *_ = spec.split(" ")
-        if not find.startswith("keynum:"):
-            continue
-        if found or not begin.startswith("index:") or find != "keynum:0:1:1":
-            return None
-        found = int(begin.removeprefix("index:"))
-    return found
+        how, *where = begin.split(":")
+        what, *numbers = find.split(":")
+        if how == "index" and what == "keynum" and not keys.keynum:
+            position, (count, first, step) = int(where[0]), map(int, numbers)
+            if (count, first, step) == (0, 1, 1):
+                keys = keys._replace(keynum=position)
+            elif not keys.first:  # the keys are not all that follows the count: the first will do
+                keys = keys._replace(first=position + first, last=position + first, step=1)
+        elif (how, what, *numbers[:2]) == ("keyword", "range", "-1", "1") and keys == Keys():
+            word, start = where[0], int(where[1])
+            keys = Keys(keyword=word, start=start) if start > 0 else keys  # below: from the end
+    return keys
 
 
 # --- a server's COMMAND reply ----------------------------------------------------------------
@@ -233,7 +318,7 @@ def _row(entry: Sequence[Any]) -> Row:
     name, arity, flags, first, last, step = entry[:6]
     acl = entry[6] if len(entry) > 6 else ()
     specs = entry[8] if len(entry) > 8 else ()
-    return Row(
+    row = Row(
         _text(name).lower(),
         int(arity),
         _texts(flags),
@@ -241,6 +326,10 @@ def _row(entry: Sequence[Any]) -> Row:
         (int(first), int(last), int(step)),
         tuple(_spec(_fields(spec)) for spec in specs),
     )
+    keys = _keys(row)
+    if max(map(abs, (row.arity, keys.first, keys.last, keys.step, keys.keynum, keys.start))) > MOST_ARGUMENTS:
+        raise ValueError("there can't be so many arguments")
+    return row
 
 
 def _spec(spec: Mapping[str, Any]) -> str:
@@ -289,5 +378,6 @@ def _load(data: Mapping[str, Any]) -> CommandTable:
 
 
 _DATA: Final = json.loads(Path(__file__).with_name("commands.json").read_bytes())
-SERVER: Final[str] = _DATA["server"]  # what the table was generated from: "redis 7.0.15"
+SERVER: Final[str] = _DATA["servers"][0]  # the first of those it was generated from: "redis 7.0.15"
+REDIS_VERSION: Final = SERVER.rpartition(" ")[2]
 TABLE: Final = _load(_DATA)

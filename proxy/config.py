@@ -7,6 +7,8 @@ each carries a ``Key`` that says how it is written, checked and documented.
 
 import dataclasses
 import difflib
+import hashlib
+import ipaddress
 import json
 import os
 import re
@@ -163,6 +165,48 @@ def _server(text: str) -> Address:
     return Address.parse(match["address"])
 
 
+@dataclass(frozen=True, slots=True)
+class ClientUser:
+    """A user that clients may authenticate as."""
+
+    name: str
+    digest: bytes = dataclasses.field(repr=False)
+    """SHA-256 of the password."""
+    password: str = dataclasses.field(default="", repr=False)
+    """Empty when only its SHA-256 is known."""
+
+
+def _client_user(text: str) -> ClientUser:
+    """``name:password``, or ``name:#`` and the password's SHA-256 in hex, as in Redis's ACL files."""
+    name, colon, password = text.partition(":")
+    if not (name and colon and password):
+        raise ValueError("is not name:password")
+    if not (name.isprintable() and " " not in name):
+        raise ValueError("the name holds a space or a character that can't be printed")
+    if name == "default":
+        raise ValueError("'default' is the user that client_password is for")
+    if not password.startswith("#"):
+        return ClientUser(name, hashlib.sha256(password.encode()).digest(), password)
+    if not re.fullmatch(r"#[0-9a-fA-F]{64}", password):
+        raise ValueError("the password begins with # and is not a SHA-256 of 64 hexadecimal digits")
+    return ClientUser(name, bytes.fromhex(password[1:]))
+
+
+Network = ipaddress.IPv4Network | ipaddress.IPv6Network
+
+
+def _server_zone(text: str) -> tuple[Network, str]:
+    """``CIDR zone``: the servers with such addresses are in that availability zone."""
+    network, _, zone = text.partition(" ")
+    zone = zone.strip()
+    if not zone or " " in zone:
+        raise ValueError("is not a CIDR and a zone, as in '10.0.1.0/24 eu-west-1a'")
+    try:
+        return ipaddress.ip_network(network), zone
+    except ValueError as error:
+        raise ValueError(f"not a CIDR: {error}") from None
+
+
 LONGEST_UNIX_PATH = 107
 """Bytes of a unix socket's path the kernel takes (unix(7): 108 with the final zero)."""
 
@@ -313,6 +357,26 @@ class ClusterConfig:
     )
     redis_auth: str = _text("Password for the servers. Empty: no authentication.", "", secret=True)
     redis_user: str = _text("ACL user that the password belongs to. Empty: the servers' default user.", "")
+    client_password: str = _text(
+        "Password of the default user, which clients must give. Empty: none; or, if there are client_users,"
+        " clients must authenticate as one of those.",
+        "",
+        secret=True,
+    )
+    client_users: tuple[ClientUser, ...] = _text(
+        'More users that clients may authenticate as: "name:password", or "name:#" and the SHA-256 of the'
+        " password in hex. All may do the same.",
+        (),
+        many=True,
+        parse=_client_user,
+        secret=True,
+    )
+    announce_addr: Address | None = _text(  # noqa: RUF009
+        "host:port that CLUSTER commands announce as the owner of all slots: the load balancer's. INFO and"
+        " HELLO tell of a cluster then. Empty: where the client has connected to, and a standalone server.",
+        None,
+        parse=Address.parse,
+    )
     dial_timeout: int = _milliseconds("How long connecting to a server may take. 0: no limit of ours.", 0)
     read_timeout: int = _milliseconds("How long a server may take to reply. 0: no limit.", 0)
     write_timeout: int = _milliseconds(
@@ -324,6 +388,34 @@ class ClusterConfig:
         unit="connections",
         minimum=1,
         maximum=1024,
+        restart=True,
+    )
+    pinned_connections: int = _number(
+        "Most connections to each server that clients hold for themselves: for blocking commands, WATCH and"
+        " WAIT. Shared out among the workers.",
+        1000,
+        unit="connections",
+        minimum=1,
+        restart=True,
+    )
+    read_from: str = _text(
+        "Where commands that only read go. master: the master. prefer_replica: a replica, or the master if"
+        " there is none. replica: a replica only. nearest: a server in the proxy's zone, or any if none is.",
+        "master",
+        choices=("master", "prefer_replica", "replica", "nearest"),
+        restart=True,
+    )
+    zone: str = _text(
+        "Availability zone of the proxy, for read_from nearest. Empty: what EC2's instance metadata tells.",
+        "",
+        restart=True,
+    )
+    server_zones: tuple[tuple[Network, str], ...] = _text(
+        'Availability zones of servers by address, as in "10.0.1.0/24 eu-west-1a"; the first that fits'
+        " counts. Needed only where servers do not tell theirs, as Valkey's do.",
+        (),
+        many=True,
+        parse=_server_zone,
         restart=True,
     )
     ping_fail_limit: int = _number(
@@ -547,15 +639,17 @@ class _Table:
 
     def _items(self, name: str, key: Key, value: object) -> tuple[Any, ...]:
         if not isinstance(value, list):
-            raise self.error(name, f"is {_kind(value)}; must be {_KINDS[list]}", _show(value))
-        if not value:
+            shown = "(hidden)" if key.secret else _show(value)
+            raise self.error(name, f"is {_kind(value)}; must be {_KINDS[list]}", shown)
+        if not value and key.default is MISSING:
             raise self.error(name, "is empty; must hold at least one", "[]")
         read = []
         for item in value:
             try:
                 read.append(key.read(item))
             except ValueError as error:
-                raise self.error(name, str(error), _show(item), item=str(item)) from None
+                shown = "(hidden)" if key.secret else _show(item)
+                raise self.error(name, str(error), shown, item=str(item)) from None
         return tuple(dict.fromkeys(read))
 
     def refuse(self, name: str, value: object, names: Iterable[str]) -> None:
@@ -679,6 +773,10 @@ def _read_cluster(table: _Table) -> ClusterConfig:
         raise table.error(
             "redis_user", "redis_auth is missing; must be its password", _show(config.redis_user)
         )
+    users = Counter(user.name for user in config.client_users)
+    if twice := [name for name, count in users.items() if count > 1]:
+        problem = f"user {_show(twice[0])} is given twice; names must be unique"
+        raise table.error("client_users", problem, "(hidden)")
     listen = str(config.listen_addr)
     try:
         return replace(config, listen_addr=_LISTEN[config.listen_proto](listen))

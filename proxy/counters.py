@@ -10,9 +10,10 @@ SlowEntry = tuple[int, int, int, int, int, str, int, bytes]
 
 
 class Snapshot(TypedDict):
-    """Counters of one cluster on one worker, since the start; sessions and epoch are of now."""
+    """Counters of one cluster on one worker, since the start; sessions, blocked and epoch are of now."""
 
     sessions: int
+    blocked: int
     epoch: int
     moved: int
     asked: int

@@ -4,7 +4,9 @@ Everything here but ``snapshot`` and ``slow_entries`` is called by the worker's 
 nothing is locked. Those two only read, from any thread: counters that are a turn old at worst.
 """
 
+from cpython.bytearray cimport PyByteArray_AsString
 from cpython.bytes cimport PyBytes_AsString, PyBytes_Size
+from cpython.ref cimport Py_DECREF, Py_INCREF
 from libc.stdint cimport int64_t, uint16_t, uint32_t, uint64_t
 from libc.stdlib cimport free
 from libc.string cimport memcpy, memset, strerror
@@ -12,21 +14,29 @@ from libc.string cimport memcpy, memset, strerror
 from proxy.buffers cimport clear_pool, length, resize
 from proxy.dispatch cimport Dispatcher
 from proxy.model cimport (
-    CLOSED, ENDED, FAILED, LATENCY_BUCKETS, MAX_COMMANDS, NO_REFRESH, NO_SERVER, OPEN, READY,
-    SLOTS, SLOW_BYTES, SLOW_ENTRIES, UPSTREAM, Cluster, CommandStats, Conn, Core, Histogram,
+    CLOSED, ENDED, FAILED, LATENCY_BUCKETS, MAX_COMMANDS, NO_REFRESH, NO_SERVER, OPEN, READY, SLOTS,
+    SLOW_BYTES, SLOW_ENTRIES, SUBSCRIBER, UPSTREAM, Cluster, CommandStats, Conn, Core, Histogram,
     Request, Server, Session, SlowEntry, Upstream,
 )
 from proxy.reactor cimport reactor_close, reactor_open, turn
-from proxy.sessions cimport close_session, open_session
-from proxy.settle cimport next_timeout, settle, sweep
+from proxy.servers cimport free_server, server_named, set_replicas, subscriber_of
+from proxy.sessions cimport close_session, kill_session, open_session, push
+from proxy.settle cimport next_timeout, pause, settle, sweep
+from proxy.subscribers cimport break_subscriber, next_message, send_to_subscriber
 from proxy.upstreams cimport (
-    break_upstream, free_server, read_replies, server_named, shed, upstream_for, upstream_opened,
-    upstream_refused,
+    break_upstream, read_replies, shed, unblock, upstream_opened, upstream_refused,
 )
 
 import logging
 
+from proxy.answers.registry import SessionRow
+
 log = logging.getLogger("proxy.dataplane")
+
+# Kept in step with ReadFrom in model.pxd.
+READ_FROM = ("master", "prefer_replica", "replica", "nearest")
+
+cdef const char *NOBODY = b"\0"
 
 cdef enum:
     REFRESH_PAUSE = 20_000_000      # ns between two refreshes asked for
@@ -39,31 +49,45 @@ cdef class DataPlane(Dispatcher):
     """Sessions and upstreams of one worker.
 
     ``owner`` answers for it in Python: ``mail()`` when the mailbox eventfd was written to,
-    ``dial(cluster, server, protocol, number)``, ``refresh(cluster, reason)``,
-    ``client(session, fd, cluster)``, ``answer(client, cluster, args)`` and
-    ``refuse(verdict, command, args)``.
+    ``dial(cluster, server, protocol, number, pinned)``, ``refresh(cluster, reason)``,
+    ``client(session, fd, cluster, since)``, ``answer(client, cluster, args)``,
+    ``refuse(verdict, command, args)``, ``messages(cluster, server, messages)``,
+    ``subscriber_opened(cluster, server)``, ``subscriber_lost(cluster, server)`` and
+    ``unsubscribed(cluster, session)``.
     """
 
     cdef Conn mailbox
+    cdef list flags
 
     def __init__(self, owner, int mailbox, config, int workers):
         cdef Core *core = &self.core
         self.owner = owner
+        self.flags = []
+        clients, awaited, unsubscribed, further = {}, {}, [], []
+        for one in (clients, awaited, unsubscribed, further):
+            Py_INCREF(one)
+        core.clients, core.awaited = <void *>clients, <void *>awaited
+        core.unsubscribed, core.further = <void *>unsubscribed, <void *>further
         core.clusters = <Cluster **>resize(NULL, max(1, len(config.clusters)) * sizeof(void *))
         for cluster in config.clusters:
-            self._add_cluster(-(-cluster.node_connections // workers))
+            self._add_cluster(
+                -(-cluster.node_connections // workers), -(-cluster.pinned_connections // workers),
+                READ_FROM.index(cluster.read_from))
         self.configure(config)
         if not reactor_open(core, mailbox, &self.mailbox):
             raise OSError("epoll can't be opened")
 
-    def _add_cluster(self, int connections):
+    def _add_cluster(self, int connections, int pins, int read_from):
         cdef Cluster *cluster = <Cluster *>resize(NULL, sizeof(Cluster))
         cdef uint32_t slot
         memset(cluster, 0, sizeof(Cluster))
         cluster.core = &self.core
         cluster.index = self.core.cluster_count
         cluster.connections = max(1, connections)
+        cluster.most_pins = min(max(1, pins), 0x7fff)
+        cluster.read_from = read_from
         cluster.epoch = 1
+        cluster.subscribed = NOBODY
         for slot in range(SLOTS):
             cluster.owners[slot] = NO_SERVER
         cluster.commands = <CommandStats *>resize(NULL, MAX_COMMANDS * sizeof(CommandStats))
@@ -96,6 +120,11 @@ cdef class DataPlane(Dispatcher):
             free(request)
         if self.mailbox.fd:
             reactor_close(core)
+        if core.clients != NULL:
+            Py_DECREF(<object>core.clients)
+            Py_DECREF(<object>core.awaited)
+            Py_DECREF(<object>core.unsubscribed)
+            Py_DECREF(<object>core.further)
         clear_pool(&core.pool)
 
     # --- the loop ----------------------------------------------------------------------------
@@ -115,6 +144,7 @@ cdef class DataPlane(Dispatcher):
         if core.mail:
             core.mail = False
             with gil:
+                self._forget_subscriptions()
                 self._call("mail")
         self._serve_ready()
         settle(core)
@@ -129,6 +159,9 @@ cdef class DataPlane(Dispatcher):
                 i += 1
             core.woken.count = 0
             self._serve_ready()
+        if core.goes_on:
+            core.goes_on = False
+            self._go_on()
         if core.dials.count:
             self._ask_for_dials()
         self._ask_for_refresh()
@@ -143,6 +176,8 @@ cdef class DataPlane(Dispatcher):
             if not conn.flags & CLOSED:
                 if conn.kind == UPSTREAM:
                     self._serve_upstream(<Upstream *>conn)
+                elif conn.kind == SUBSCRIBER:
+                    self._serve_subscriber(<Upstream *>conn)
                 else:
                     self.serve(<Session *>conn)
             i += 1
@@ -156,6 +191,34 @@ cdef class DataPlane(Dispatcher):
                 break_upstream(&self.core, upstream, strerror(upstream.conn.error))
             elif upstream.conn.flags & ENDED:
                 break_upstream(&self.core, upstream, b"closed the connection")
+
+    cdef void _serve_subscriber(self, Upstream *upstream) noexcept nogil:
+        if length(&upstream.conn.input) > upstream.framed:
+            self._take_messages(upstream)
+        if upstream.state == OPEN and upstream.conn.flags & (FAILED | ENDED):
+            break_subscriber(&self.core, upstream)
+            self._tell_lost(upstream)
+
+    cdef void _take_messages(self, Upstream *upstream) noexcept with gil:
+        """Gives Python code every message that has come wholly."""
+        cdef size_t size = next_message(&self.core, upstream)
+        messages = []
+        while size:
+            messages.append(
+                (upstream.conn.input.data + upstream.conn.input.start)[:size])
+            upstream.conn.input.start += size
+            size = next_message(&self.core, upstream)
+        if messages:
+            self._call("messages", upstream.server.cluster.index, upstream.server.name.decode(), messages)
+
+    cdef void _tell_lost(self, Upstream *upstream) noexcept with gil:
+        self._call("subscriber_lost", upstream.server.cluster.index, upstream.server.name.decode())
+
+    def _forget_subscriptions(self):
+        """Tells of sessions that ended with subscriptions."""
+        ended = <list>self.core.unsubscribed
+        while ended:
+            self._call("unsubscribed", *ended.pop())
 
     def _call(self, str name, *args):
         """A bug in the owner must not end the thread in silence: it is logged, the loop goes on."""
@@ -171,7 +234,7 @@ cdef class DataPlane(Dispatcher):
             upstream = <Upstream *>self.core.dials.items[i]
             self._call(
                 "dial", upstream.server.cluster.index, upstream.server.name.decode(),
-                upstream.protocol, upstream.number)
+                upstream.protocol, upstream.number, bool(upstream.pinned))
         self.core.dials.count = 0
 
     cdef void _ask_for_refresh(self) noexcept nogil:
@@ -213,6 +276,7 @@ cdef class DataPlane(Dispatcher):
             cluster = core.clusters[index]
             cluster.read_timeout = values.read_timeout * 1_000_000
             cluster.write_timeout = values.write_timeout * 1_000_000
+            cluster.protected = bool(values.client_password or values.client_users)
             cluster.slower_than = values.slowlog_slower_than * 1_000
             if cluster.slower_than and cluster.slow == NULL:
                 slow = <SlowEntry *>resize(NULL, SLOW_ENTRIES * sizeof(SlowEntry))
@@ -220,14 +284,23 @@ cdef class DataPlane(Dispatcher):
                 cluster.slow = slow  # others may read it from now on
         core.sweep_at = core.settle_at = 0
 
+    def heed(self, int cluster, flag) -> None:
+        """Takes a bytearray whose first byte says whether anybody of this process has subscriptions."""
+        self.flags.append(flag)
+        self.core.clusters[cluster].subscribed = PyByteArray_AsString(flag)
+
     def add_session(self, int cluster, int fd, uint64_t session) -> None:
         """Takes a client's nonblocking socket; it is closed here from now on."""
         open_session(&self.core, self.core.clusters[cluster], fd, session)
 
-    def set_topology(self, int cluster, shards, servers) -> None:
-        """Takes who owns what: shards as (server, [(first slot, last slot), …]), and all servers."""
+    def set_topology(self, int cluster, shards, near) -> None:
+        """Takes who owns what: shards as (master, [(first slot, last slot), …], [replica, …]).
+
+        ``near`` are the servers in our own availability zone.
+        """
         cdef Cluster *c = self.core.clusters[cluster]
         cdef uint16_t owners[SLOTS]
+        cdef uint16_t found[64]
         cdef Server *server
         cdef uint32_t i, n
         cdef int slot, first, last
@@ -235,12 +308,18 @@ cdef class DataPlane(Dispatcher):
         for i in range(SLOTS):
             owners[i] = NO_SERVER
         for i in range(c.server_count):
-            c.servers[i].listed = c.servers[i].owns = False
-        for name in servers:
-            self._server(cluster, name).listed = True
-        for name, ranges in shards:
+            c.servers[i].listed = c.servers[i].owns = c.servers[i].near = False
+            c.servers[i].replica_count = 0
+        for name, ranges, replicas in shards:
+            for n, replica in enumerate(replicas[:64]):
+                server = self._server(cluster, replica)
+                server.listed = True
+                server.near = replica in near
+                found[n] = server.index
             server = self._server(cluster, name)
             server.listed = True
+            server.near = name in near
+            set_replicas(server, found, min(len(replicas), 64))
             for first, last in ranges:
                 server.owns = True
                 for slot in range(first, last + 1):
@@ -252,7 +331,7 @@ cdef class DataPlane(Dispatcher):
         if changed:
             c.epoch += 1
             for i in range(c.server_count):
-                for n in range(2 * c.connections):
+                for n in range(c.servers[i].upstream_count):
                     shed(&self.core, c.servers[i].upstreams[n])
         c.known = True
         self.core.settle_at = 0
@@ -262,16 +341,84 @@ cdef class DataPlane(Dispatcher):
         self._server(cluster, name).ejected = ejected
         self.core.settle_at = 0
 
-    def opened(self, int cluster, str name, int protocol, int number, int fd) -> None:
-        """Takes a connection to a server, nonblocking and already greeted."""
-        upstream_opened(
-            &self.core, upstream_for(self._server(cluster, name), protocol, number), fd)
+    def opened(self, int cluster, str name, int number, int fd, uint64_t peer_id) -> None:
+        """Takes a connection to a server, nonblocking and already greeted.
+
+        ``peer_id`` is its CLIENT ID there, or 0.
+        """
+        cdef Upstream *upstream = self._server(cluster, name).upstreams[number]
+        upstream_opened(&self.core, upstream, fd, peer_id)
+        if upstream.conn.kind == SUBSCRIBER:
+            self._call("subscriber_opened", cluster, name)
         self.core.settle_at = 0
 
-    def refused(self, int cluster, str name, int protocol, int number, str why) -> None:
+    def refused(self, int cluster, str name, int number, str why) -> None:
         """Takes note that a connection to a server could not be made."""
-        upstream_refused(
-            &self.core, upstream_for(self._server(cluster, name), protocol, number), why.encode())
+        cdef Upstream *upstream = self._server(cluster, name).upstreams[number]
+        if upstream.conn.kind == SUBSCRIBER:
+            break_subscriber(&self.core, upstream)
+            self._tell_lost(upstream)
+        else:
+            upstream_refused(&self.core, upstream, why.encode())
+
+    # --- what answers may do to it -----------------------------------------------------------
+
+    cdef Session *_session(self, uint64_t id):
+        cdef Session *session = self.core.sessions
+        while session != NULL and session.id != id:
+            session = session.next
+        return session
+
+    def sessions(self, int cluster) -> list:
+        """See ``proxy.answers.registry.Plane``."""
+        cdef Session *session = self.core.sessions
+        cdef Core *core = &self.core
+        rows = []
+        while session != NULL:
+            if session.cluster.index == cluster and not session.conn.flags & FAILED:
+                rows.append(SessionRow(
+                    client=self.client_of(session),
+                    idle=(core.now - session.conn.heard) / 1e9,
+                    queued=session.queued,
+                    input=length(&session.conn.input),
+                    output=length(&session.conn.output) + session.held,
+                    multi=-1 if session.transaction == NULL else session.transaction.count,
+                    watching=session.pin != NULL,
+                    blocked=session.blocked != NULL,
+                    command=self.command_name(session.command)))
+            session = session.next
+        return rows
+
+    def kill(self, uint64_t id) -> bool:
+        """See ``proxy.answers.registry.Plane``."""
+        cdef Session *session = self._session(id)
+        if session != NULL:
+            kill_session(&self.core, session)
+        return session != NULL
+
+    def unblock(self, uint64_t id, bint error) -> bool:
+        """See ``proxy.answers.registry.Plane``."""
+        cdef Session *session = self._session(id)
+        return session != NULL and unblock(&self.core, session, error)
+
+    def pause(self, int cluster, double seconds, bint writes_only) -> None:
+        """See ``proxy.answers.registry.Plane``."""
+        pause(&self.core, self.core.clusters[cluster], <int64_t>(seconds * 1e9), writes_only)
+
+    def push(self, uint64_t id, bytes data) -> None:
+        """Gives a session that has a client bytes out of turn."""
+        address = (<dict>self.core.clients).get(id)
+        if address is not None:
+            push(&self.core, <Session *><size_t>address, data, len(data))
+
+    def drop_subscriber(self, int cluster, str name) -> None:
+        """Gives up the connection to a server that only carries subscriptions."""
+        break_subscriber(&self.core, subscriber_of(self._server(cluster, name)))
+        self._call("subscriber_lost", cluster, name)
+
+    def subscriber_send(self, int cluster, str name, bytes data) -> None:
+        """Sends a request on the connection to a server that only carries subscriptions."""
+        send_to_subscriber(&self.core, subscriber_of(self._server(cluster, name)), data, len(data))
 
     def drain(self, double grace) -> None:
         """Ends every session with the replies to what it has in flight, or to its next request.
@@ -293,6 +440,9 @@ cdef class DataPlane(Dispatcher):
     def sessions_closed(self) -> int:
         return self.core.sessions_closed
 
+    def blocked(self, int cluster) -> int:
+        return self.core.clusters[cluster].blocked
+
     def snapshot(self, int cluster) -> dict:
         """Counters of a cluster; see ``proxy.counters.Snapshot``."""
         cdef Cluster *c = self.core.clusters[cluster]
@@ -304,10 +454,11 @@ cdef class DataPlane(Dispatcher):
             if server.listed:
                 servers.append((
                     server.name.decode(),
-                    sum([server.upstreams[n].state == OPEN for n in range(2 * c.connections)]),
+                    sum([server.upstreams[n].state == OPEN for n in range(server.upstream_count)]),
                     server.lost, server.refused, bool(server.ejected), _histogram(&server.latency)))
         return {
             "sessions": c.sessions,
+            "blocked": c.blocked,
             "epoch": c.epoch,
             "moved": c.moved,
             "asked": c.asked,
@@ -321,6 +472,12 @@ cdef class DataPlane(Dispatcher):
                 for i in range(MAX_COMMANDS) if c.commands[i].latency.count],
             "servers": servers,
         }
+
+    def client(self, uint64_t id) -> object:
+        """What Python code knows of a session: a Client, or None."""
+        # As long as it is in the dict, and the GIL is held, its session is there.
+        address = (<dict>self.core.clients).get(id)
+        return None if address is None else <object>(<Session *><size_t>address).client
 
     def totals(self) -> dict:
         """Counters of the worker as a whole."""

@@ -18,6 +18,17 @@ LONGEST_DIAL = 10.0
 """Seconds a dial may take when the configuration sets no limit: threads must not wait for ever."""
 
 
+def _ask(connection: Connection, *command: str) -> int | None:
+    """The reply; None from one that runs a script: what is to end the script must reach it."""
+    try:
+        reply: int = connection.call(*command)
+    except ReplyError as error:
+        if not str(error).startswith("BUSY "):
+            raise
+        return None
+    return reply
+
+
 class Dialer:
     """Threads that connect."""
 
@@ -29,21 +40,28 @@ class Dialer:
         cluster: ClusterConfig,
         server: str,
         protocol: int,
-        opened: Callable[[int], None],
+        *,
+        pinned: bool,
+        opened: Callable[[int, int], None],
         refused: Callable[[str], None],
     ) -> None:
         """Connects to ``server`` (host:port) speaking RESP ``protocol``.
 
-        Calls ``opened`` with a nonblocking descriptor or ``refused`` with a reason, in some thread.
+        Calls ``opened`` with a nonblocking descriptor and the connection's CLIENT ID, which is 0 unless
+        ``pinned``, or ``refused`` with a reason, in some thread.
         """
-        self._threads.submit(self._dial, cluster, server, protocol, opened, refused)
+        self._threads.submit(
+            self._dial, cluster, server, protocol, pinned=pinned, opened=opened, refused=refused
+        )
 
     def _dial(
         self,
         cluster: ClusterConfig,
         server: str,
         protocol: int,
-        opened: Callable[[int], None],
+        *,
+        pinned: bool,
+        opened: Callable[[int, int], None],
         refused: Callable[[str], None],
     ) -> None:
         limit = cluster.dial_timeout / 1000 or LONGEST_DIAL
@@ -57,12 +75,15 @@ class Dialer:
                 protocol=protocol,
             )
             # A server that accepts but does not serve (loading, out of clients) says so now.
-            connection.call("PING")
+            _ask(connection, "PING")
+            if cluster.read_from != "master":
+                _ask(connection, "READONLY")
+            peer = _ask(connection, "CLIENT", "ID") if pinned else 0
         except (OSError, ReplyError, ValueError) as error:
             log.debug("cluster=%s server=%s: %s", cluster.name, server, error)
             refused(str(error))
         else:
-            opened(connection.detach())
+            opened(connection.detach(), peer or 0)
 
     def close(self) -> None:
         self._threads.shutdown(wait=False, cancel_futures=True)

@@ -211,6 +211,12 @@ class ProxyCollector(Collector):
             for cluster, parts in zip(state.clusters, snapshots, strict=True):
                 family.add_metric([cluster.name], sum(part[key] for part in parts))  # type: ignore[literal-required]
             yield family
+        blocked = GaugeMetricFamily(
+            "redis_proxy_blocked_clients", "Clients that wait in a blocking command.", labels=["cluster"]
+        )
+        for cluster, parts in zip(state.clusters, snapshots, strict=True):
+            blocked.add_metric([cluster.name], sum(part["blocked"] for part in parts))
+        yield blocked
         covered = GaugeMetricFamily(
             "redis_proxy_topology_slots_covered", "Slots that have a server, of 16384.", labels=["cluster"]
         )

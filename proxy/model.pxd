@@ -27,6 +27,7 @@ cdef enum ConnKind:
     MAILBOX             # the eventfd by which other threads wake the worker
     SESSION
     UPSTREAM
+    SUBSCRIBER          # an upstream that only carries subscriptions: what comes is asked for by nobody
 
 cdef enum ConnFlag:
     ENDED = 1           # the peer will send no more
@@ -65,12 +66,20 @@ cdef enum RequestState:
     PARKED              # it waits, with its bytes, to be sent again
     ANSWERED            # its reply is whole
     SPLIT               # its parts are on their way
+    AWAITED             # answered by Python code, later
 
 cdef enum RequestFlag:
     READONLY = 1        # may be sent again even if it may have been executed
     STREAMED = 2        # a part of its reply has gone into the session's output
     INTERNAL = 4        # our own (ASKING): nobody wants its reply
     REFUSED = 8         # its reply is an error
+    MUTED = 16          # nobody wants its reply: CLIENT REPLY
+    BLOCKING = 32       # on a connection of its own, for as long as it takes
+    WATCH = 64          # on the session's pin; cannot be sent again elsewhere
+    EXEC = 128          # a whole transaction, from MULTI to EXEC
+    AGAIN = 256         # something before its reply says that it was not executed and may be sent again
+    LATER = 512         # with AGAIN: after a little while
+    REPLICA = 1024      # may be answered by a replica
 
 cdef struct Request:
     Request *next           # in its session's queue, or among the parts of one command
@@ -86,12 +95,14 @@ cdef struct Request:
     char *saved             # parked: its bytes
     uint64_t position       # of its bytes in the upstream's output stream
     uint32_t size
+    uint32_t preface        # replies that come before its own, to commands sent along with it
+    uint32_t prefaced       # of them, those that have come
     int64_t started         # when it was read from the client, ns
     int64_t sent            # when it was given to its upstream, ns
     uint16_t command
     uint16_t slot
+    uint16_t flags
     uint8_t state
-    uint8_t flags
     uint8_t hops            # redirections and retries so far
     uint8_t asking          # parked: to be sent behind ASKING
 
@@ -102,9 +113,22 @@ cdef struct Split:
     uint32_t count          # parts
     uint32_t keys
     uint8_t merge           # a MergeKind
+    void *combine           # a Python callable that makes one reply of the parts'; NULL: see merge
     uint16_t *order         # the part each key went into, in the order of the keys; NULL if no need
 
 # --- sessions --------------------------------------------------------------------------------
+
+cdef enum Replies:
+    REPLIES_ON          # kept in step with proxy.answers.registry
+    REPLIES_OFF
+    REPLIES_SKIP        # of the next command
+
+cdef struct Transaction:
+    Buffer bytes            # from MULTI on, as they will be sent
+    uint32_t count          # commands queued
+    uint16_t slot           # of their keys
+    uint8_t aborted         # a command could not be queued
+    uint8_t writes          # something in it may change something
 
 cdef struct Session:
     Conn conn
@@ -120,6 +144,18 @@ cdef struct Session:
     size_t held             # reply bytes that wait for earlier replies
     uint64_t epoch          # the routing epoch of what is queued; 0: to be settled first
     int64_t retry_at        # parked: not before this, ns
+    Request *blocked        # nothing more is done before this is answered
+    Transaction *transaction    # NULL outside of MULTI
+    Upstream *pin           # a connection of its own, on which it watches keys
+    int64_t opened          # ns
+    uint16_t command        # its last
+    uint16_t watched        # the slot of the keys it watches
+    uint8_t watch_lost      # they can't be watched any more: EXEC will tell
+    uint8_t authenticated
+    uint8_t subscribed      # RESP2 allows it little else then
+    uint8_t replies         # a Replies
+    uint8_t postponed       # its next request waits for the end of CLIENT PAUSE
+    uint8_t muted           # the present command gets no reply
     void *client            # a Python object: what CLIENT commands know of it; NULL until one came
     uint8_t protocol        # 2 or 3
     uint8_t settling        # on the list of those with parked requests
@@ -143,7 +179,12 @@ cdef struct Upstream:
     ReplyScan scan
     Request *head           # the oldest request whose reply is awaited
     Request *tail
-    uint32_t number         # 0 .. connections - 1
+    Session *session        # pinned: whose it is now; NULL if nobody's
+    Upstream *next_free     # pinned: nobody's, of the same protocol
+    uint64_t peer_id        # pinned: what the server calls the connection
+    size_t framed           # subscriber: bytes of the message that has not come wholly
+    uint16_t number         # its place among its server's
+    uint8_t pinned
     uint8_t protocol
     uint8_t state
     uint8_t pushing         # the reply being read is a push, asked for by nobody
@@ -158,7 +199,15 @@ cdef struct Histogram:
 cdef struct Server:
     Cluster *cluster
     char *name              # host:port
-    Upstream **upstreams    # protocol 2, then protocol 3
+    # Shared ones of protocol 2, then of protocol 3, one for subscriptions, then those pinned.
+    Upstream **upstreams
+    uint16_t upstream_count
+    uint16_t upstream_capacity
+    uint16_t pins           # pinned ones that are somebody's
+    Upstream *free_pins[2]  # by protocol
+    uint16_t *replicas      # their indices
+    uint16_t replica_count
+    uint8_t near            # in our own availability zone
     uint16_t index
     uint8_t listed          # in the present topology
     uint8_t ejected         # failed its pings: not to be used
@@ -185,6 +234,13 @@ cdef struct Cluster:
     Core *core
     uint16_t index
     uint16_t connections    # per server, protocol and worker
+    uint16_t most_pins      # per server and worker
+    uint8_t read_from       # a ReadFrom
+    const char *subscribed  # not 0: somebody of this process is subscribed to something
+    uint8_t protected       # clients must authenticate
+    uint8_t writes_paused
+    uint8_t paused
+    int64_t paused_until    # ns
     uint16_t owners[SLOTS]
     uint64_t epoch          # goes up whenever a slot gets another owner
     uint8_t known           # a topology has come
@@ -200,6 +256,8 @@ cdef struct Cluster:
     uint64_t slow_count
     CommandStats *commands  # MAX_COMMANDS of them
     uint64_t sessions
+    uint64_t blocked            # of them, those that waited for data or a pause at the last sweep
+    uint64_t blocked_so_far     # in the sweep under way
     uint64_t moved
     uint64_t asked
     uint64_t retried
@@ -207,6 +265,12 @@ cdef struct Cluster:
     uint64_t unknown_outcomes
     uint64_t output_overflows
     uint64_t protocol_errors
+
+cdef enum ReadFrom:         # kept in step with proxy.dataplane
+    FROM_MASTER
+    FROM_PREFERRED_REPLICA
+    FROM_REPLICA
+    FROM_NEAREST
 
 cdef enum RefreshReason:
     NO_REFRESH
@@ -236,6 +300,12 @@ cdef struct Core:
     ConnList woken
     ConnList dials              # upstreams that want a connection
     ConnList dead
+    void *clients               # a Python dict: session id -> address, of those that have a client
+    void *unsubscribed          # a Python list: cluster and id of sessions that ended with subscriptions
+    void *further               # a Python list: token and fan-out of commands that go on
+    uint8_t goes_on             # it has something
+    void *awaited               # a Python dict: token -> address of a request
+    uint64_t tokens
     Request *free_requests
     uint32_t free_count
     Session *sessions

@@ -1,4 +1,4 @@
-"""Pings the masters of a cluster, so that one that hangs is known before a client waits for it."""
+"""Pings the servers that requests go to, so that one that hangs is known before a client waits for it."""
 
 import logging
 import threading
@@ -24,14 +24,14 @@ class Pinger:
     def __init__(
         self,
         cluster: ClusterConfig,
-        masters: Callable[[], tuple[Address, ...]],
+        servers: Callable[[], tuple[Address, ...]],
         report: Callable[[Address, bool], None],
     ) -> None:
         self.failures: dict[Address, int] = {}
         """Pings without an answer, by server, since the start."""
         self._cluster = cluster
         self._limit = max(1, cluster.ping_fail_limit)
-        self._masters = masters
+        self._servers = servers
         self._report = report
         self._in_a_row: dict[Address, int] = {}
         self._failing: set[Address] = set()
@@ -55,14 +55,14 @@ class Pinger:
 
     def _run(self) -> None:
         while not self._stopping.wait(INTERVAL):
-            masters = self._masters()
-            for gone in set(self._in_a_row) - set(masters):
+            servers = self._servers()
+            for gone in set(self._in_a_row) - set(servers):
                 self._forget(gone)
             try:
-                answers = list(self._threads.map(self._ping, masters))
+                answers = list(self._threads.map(self._ping, servers))
             except RuntimeError:
                 return  # shut down meanwhile
-            for server, alive in zip(masters, answers, strict=True):
+            for server, alive in zip(servers, answers, strict=True):
                 self._count(server, alive)
 
     def _ping(self, server: Address) -> bool:
@@ -79,6 +79,8 @@ class Pinger:
                 self._connections[server] = connection
             connection.call("PING")
         except (OSError, ReplyError) as error:
+            if isinstance(error, ReplyError) and str(error).startswith("BUSY "):
+                return True  # it runs a script, and will have to be asked to end it
             log.debug("cluster=%s server=%s ping: %s", self._cluster.name, server, error)
             if broken := self._connections.pop(server, None):
                 broken.close()
@@ -103,7 +105,7 @@ class Pinger:
             self._report(server, True)
 
     def _forget(self, server: Address) -> None:
-        """Drops what is kept of a server that is no master any more."""
+        """Drops what is kept of a server that gets no requests any more."""
         del self._in_a_row[server]
         if server in self._failing:
             self._failing.discard(server)

@@ -15,7 +15,7 @@ from proxy.buffers cimport (
     BLOCK_SIZE, length, release, release_if_empty, reserve, resize,
 )
 from proxy.model cimport (
-    BLOCKED, CLOSED, CLOSING, DEAF, DIRTY, ENDED, FAILED, MAILBOX, PAUSED, READY, SESSION,
+    BLOCKED, CLOSED, CLOSING, DEAF, DIRTY, ENDED, FAILED, MAILBOX, PAUSED, READY, SESSION, UPSTREAM,
     Conn, ConnList, Core,
 )
 
@@ -162,7 +162,7 @@ cdef void flush(Core *core, Conn *conn) noexcept nogil:
         elif conn.flags & BLOCKED:
             conn.flags &= ~BLOCKED
             _interest(core, conn, EPOLL_CTL_MOD)
-    if conn.kind == SESSION:
+    if conn.kind != UPSTREAM:
         conn.output.start = <size_t>(conn.sent - conn.output.origin)
         release_if_empty(&conn.output, &core.pool)
         if conn.flags & (PAUSED | CLOSING):

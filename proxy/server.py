@@ -25,7 +25,7 @@ from prometheus_client.exposition import CONTENT_TYPE_LATEST
 from proxy import __version__, reload, systemd
 from proxy import log as logs
 from proxy.address import Address
-from proxy.answers import Facts
+from proxy.answers import Facts, SlowRecord
 from proxy.commands import TABLE
 from proxy.config import Config, ConfigError, Options
 from proxy.control import Connection, ReplyError
@@ -33,10 +33,12 @@ from proxy.dialer import Dialer
 from proxy.listeners import OUT_OF_DESCRIPTORS, Listener, open_listeners, prepare
 from proxy.metrics import ClusterState, ProcessState, ProxyCollector
 from proxy.pinger import Pinger
-from proxy.slowlog import SlowLogFile, report
+from proxy.pubsub import Tally
+from proxy.slowlog import SlowLogFile, report, slow_record
 from proxy.stat_server import Page, StatServer, json_page, thread_stacks
 from proxy.topology import Topology, TopologyThread
 from proxy.worker import Worker
+from proxy.zones import Zones
 
 log = logging.getLogger("proxy.server")
 
@@ -82,13 +84,20 @@ class Server:
         _raise_descriptor_limit()
         count = config.proxy.threads or len(os.sched_getaffinity(0))
         self._dialer = Dialer()
-        self._workers = [Worker(n, count, config, self, self._dialer) for n in range(count)]
+        tallies = [Tally() for _ in config.clusters]
+        self._workers = [
+            Worker(n, count, config, control=self, dialer=self._dialer, tallies=tallies) for n in range(count)
+        ]
+        for worker in self._workers:
+            worker.peers = self._workers
+        self._zones = [Zones(cluster) for cluster in config.clusters]
+        self._slow_seen: dict[tuple[int, int], int] = {}
         self._topologies = [
             TopologyThread(cluster, partial(self._publish, index))
             for index, cluster in enumerate(config.clusters)
         ]
         self._pingers = [
-            Pinger(cluster, partial(self._masters, index), partial(self._report, index))
+            Pinger(cluster, partial(self._pinged, index), partial(self._report, index))
             for index, cluster in enumerate(config.clusters)
         ]
         try:
@@ -326,7 +335,23 @@ class Server:
     def refresh(self, cluster: int, reason: str) -> None:
         self._topologies[cluster].refresh(reason)
 
+    def slow_log(self, cluster: int) -> list[SlowRecord]:
+        """The slow log of all workers since it was last reset, oldest first."""
+        found = [
+            slow_record(worker, entry, len(self._workers))
+            for worker in self._workers
+            for entry in worker.slow_entries(cluster, self._slow_seen.get((cluster, worker.number), 0))
+        ]
+        return sorted(found, key=lambda record: record.when)
+
+    def reset_slow_log(self, cluster: int) -> None:
+        for worker in self._workers:
+            entries = worker.slow_entries(cluster, 0)
+            if entries:
+                self._slow_seen[cluster, worker.number] = entries[-1][0]
+
     def facts(self, cluster: int) -> Facts:
+        totals = [worker.totals() for worker in self._workers]
         topology = self._topologies[cluster].current
         listen = self.config.clusters[cluster].listen_addr
         return Facts(
@@ -338,11 +363,17 @@ class Server:
             max_clients=self.config.proxy.max_connections,
             max_bulk_length=self.config.proxy.max_bulk_length,
             read_timeout=self.config.proxy.read_timeout,
+            accepted=self._accepted,
+            rejected=self._rejected,
+            bytes_in=sum(total["bytes_in"] for total in totals),
+            bytes_out=sum(total["bytes_out"] for total in totals),
+            blocked_clients=sum(worker.blocked(cluster) for worker in self._workers),
         )
 
     def _publish(self, cluster: int, topology: Topology) -> None:
+        near = self._zones[cluster].near(topology.servers)
         for worker in self._workers:
-            worker.set_topology(cluster, topology)
+            worker.set_topology(cluster, topology, near)
         if topology.redis_version and (cluster, topology.redis_version) not in self._learnt:
             self._learn_commands(cluster, topology)
 
@@ -375,9 +406,12 @@ class Server:
                     worker.set_commands(table)
             return
 
-    def _masters(self, cluster: int) -> tuple[Address, ...]:
+    def _pinged(self, cluster: int) -> tuple[Address, ...]:
+        """The servers that requests go to."""
         topology = self._topologies[cluster].current
-        return topology.masters if topology else ()
+        if topology is None:
+            return ()
+        return topology.masters if self.config.clusters[cluster].read_from == "master" else topology.servers
 
     def _report(self, cluster: int, server: Address, alive: bool) -> None:
         """Takes what the pings tell of a server."""

@@ -7,22 +7,25 @@ the oldest request goes straight into the session's output as it arrives.
 A leaf is what can be in flight or parked: a request, or a part of a split one.
 """
 
+from cpython.dict cimport PyDict_DelItem
 from cpython.ref cimport Py_DECREF
 from libc.stdint cimport int64_t, uint16_t, uint64_t
 from libc.stdlib cimport free
 from libc.string cimport memset, strlen
 
-from proxy.buffers cimport append, length, resize
+from proxy.buffers cimport append, length, release, resize
 from proxy.model cimport (
-    ANSWERED, CLOSED, CLOSING, FAILED, IN_FLIGHT, LATENCY_BUCKETS, LEAVING, LINGERING, NO_SLOT,
-    PARKED, PAUSED, REFUSED, SESSION, SPLIT, STREAMED, Cluster, Core, Histogram, Request, Session,
+    ANSWERED, AWAITED, BLOCKING, CLOSED, CLOSING, FAILED, IN_FLIGHT, LATENCY_BUCKETS, LEAVING,
+    LINGERING, MUTED, NO_COMMAND_ID, NO_SLOT, PARKED, PAUSED, REFUSED, SESSION, SPLIT, STREAMED, Cluster,
+    Core, Histogram, Request, Session,
 )
+from proxy.pins cimport drop_pin
 from proxy.reactor cimport (
     close_conn, note_ready, push_conn, resume_reading, watch, will_write,
 )
 from proxy.requests cimport drop_saved, free_request_node, hold_reply, new_request, save_bytes
 from proxy.resp cimport free_request
-from proxy.split cimport merge_parts
+from proxy.split cimport drop_split, merge_parts
 
 cdef extern from "sys/socket.h" nogil:
     enum: SHUT_WR
@@ -58,6 +61,8 @@ cdef Session *open_session(Core *core, Cluster *cluster, int fd, uint64_t id) no
     session.id = id
     session.cluster = cluster
     session.protocol = 2
+    session.authenticated = not cluster.protected
+    session.opened = core.now
     session.next = core.sessions
     if core.sessions != NULL:
         core.sessions.previous = session
@@ -78,14 +83,17 @@ cdef void close_session(Core *core, Session *session) noexcept nogil:
         after = request.next
         if request.state == SPLIT:
             _abandon(core, request.split.parts)
-            free(request.split.order)
-            free(request.split)
+            drop_split(request)
             free_request_node(core, request)
         else:
             request.next = NULL
             _abandon(core, request)
         request = after
-    session.head = session.tail = NULL
+    session.head = session.tail = session.blocked = NULL
+    if session.pin != NULL:
+        drop_pin(core, session.pin)
+        session.pin = NULL
+    end_transaction(core, session)
     leave_settling(core, session)
     free_request(&session.scan)
     if session.previous != NULL:
@@ -97,14 +105,27 @@ cdef void close_session(Core *core, Session *session) noexcept nogil:
     core.sessions_closed += 1
     session.cluster.sessions -= 1
     if session.client != NULL:
-        _forget_client(session)
+        _forget_client(core, session)
     close_conn(core, &session.conn)
     push_conn(&core.dead, &session.conn)
 
 
-cdef void _forget_client(Session *session) noexcept with gil:
-    Py_DECREF(<object>session.client)
+cdef void end_transaction(Core *core, Session *session) noexcept nogil:
+    """Forgets what is queued in a transaction, if there is one."""
+    if session.transaction != NULL:
+        release(&session.transaction.bytes, &core.pool)
+        free(session.transaction)
+        session.transaction = NULL
+
+
+cdef void _forget_client(Core *core, Session *session) noexcept with gil:
+    client = <object>session.client
+    PyDict_DelItem(<dict>core.clients, client.id)
+    if client.subscriptions:
+        (<list>core.unsubscribed).append((session.cluster.index, client.id))
+        core.mail = True
     session.client = NULL
+    Py_DECREF(client)
 
 
 cdef void _abandon(Core *core, Request *leaf) noexcept nogil:
@@ -114,9 +135,18 @@ cdef void _abandon(Core *core, Request *leaf) noexcept nogil:
         if leaf.state == IN_FLIGHT:
             leaf.session = NULL     # its upstream frees it when the reply has come
             leaf.whole = NULL
+            if leaf.flags & BLOCKING:
+                drop_pin(core, leaf.upstream)
+        elif leaf.state == AWAITED:
+            _forget_awaited(core, leaf)
+            free_request_node(core, leaf)
         else:
             free_request_node(core, leaf)
         leaf = after
+
+
+cdef void _forget_awaited(Core *core, Request *request) noexcept with gil:
+    PyDict_DelItem(<dict>core.awaited, request.position)
 
 
 cdef void kill_session(Core *core, Session *session) noexcept nogil:
@@ -156,6 +186,8 @@ cdef void enqueue(Session *session, Request *request) noexcept nogil:
         session.tail.next = request
     session.tail = request
     session.queued += 1
+    if session.muted:
+        request.flags |= MUTED
 
 
 cdef inline void _write(Core *core, Session *session, const char *data, size_t size) noexcept nogil:
@@ -176,6 +208,8 @@ cdef void respond(
     observe(&session.cluster.commands[command].latency, 0)
     if size and reply[0] == c'-':
         session.cluster.commands[command].errors += 1
+    if session.muted:
+        return
     if session.head == NULL:
         _write(core, session, reply, size)
         if core.draining:
@@ -188,10 +222,41 @@ cdef void respond(
     enqueue(session, request)
 
 
+cdef void answered(Core *core, Request *request, const char *reply, size_t size) noexcept nogil:
+    """Takes the reply to a request that Python code answers later."""
+    cdef Session *session = request.session
+    hold_reply(request, reply, size)
+    session.held += size
+    request.state = ANSWERED
+    observe(&session.cluster.commands[request.command].latency, core.now - request.started)
+    if size and reply[0] == c'-':
+        session.cluster.commands[request.command].errors += 1
+    if request == session.head:
+        _advance(core, session)
+    _check_output(core, session)
+
+
+cdef void push(Core *core, Session *session, const char *data, size_t size) noexcept nogil:
+    """Gives a client what it has not asked for, behind what it has, unless that may take for ever."""
+    cdef Request *request
+    if session.conn.flags & (CLOSING | LINGERING | FAILED | CLOSED):
+        return
+    if session.head == NULL or session.head == session.blocked and not session.head.flags & STREAMED:
+        _write(core, session, data, size)
+    else:
+        request = new_request(core, session, NO_COMMAND_ID)
+        request.state = ANSWERED
+        hold_reply(request, data, size)
+        session.held += size
+        enqueue(session, request)
+        request.flags &= ~MUTED
+    _check_output(core, session)
+
+
 cdef void deliver(Core *core, Request *request, const char *data, size_t size) noexcept nogil:
     """Takes some bytes of a leaf's reply."""
     cdef Session *session = request.session
-    if session == NULL:
+    if session == NULL or request.flags & MUTED:
         return
     if request == session.head:
         request.flags |= STREAMED
@@ -230,12 +295,20 @@ cdef void finish(Core *core, Request *request) noexcept nogil:
             session.held -= part.reply_size
             part = part.next
         merge_parts(core, whole)
+        if whole.state == AWAITED:
+            return
         session.held += whole.reply_size
         whole.state = ANSWERED
         request = whole
     if request.flags & REFUSED:
         session.cluster.commands[request.command].errors += 1
-    observe(&session.cluster.commands[request.command].latency, core.now - request.started)
+    # Those who wait for data are not slow.
+    observe(
+        &session.cluster.commands[request.command].latency,
+        0 if request.flags & BLOCKING else core.now - request.started)
+    if request == session.blocked:
+        session.blocked = NULL
+        wake(core, session)
     if request == session.head:
         _advance(core, session)
 
@@ -244,7 +317,8 @@ cdef void _advance(Core *core, Session *session) noexcept nogil:
     cdef Request *request = session.head
     while request != NULL and request.state == ANSWERED:
         if request.reply_size:
-            _write(core, session, request.reply, request.reply_size)
+            if not request.flags & MUTED:
+                _write(core, session, request.reply, request.reply_size)
             session.held -= request.reply_size
         session.head = request.next
         session.queued -= 1
@@ -252,7 +326,7 @@ cdef void _advance(Core *core, Session *session) noexcept nogil:
         request = session.head
     if request == NULL:
         session.tail = NULL
-    elif request.state == IN_FLIGHT and request.reply_size:
+    elif request.state == IN_FLIGHT and request.reply_size and not request.flags & MUTED:
         request.flags |= STREAMED
         _write(core, session, request.reply, request.reply_size)
         forget_reply(request)

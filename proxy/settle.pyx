@@ -5,22 +5,24 @@ from libc.stdio cimport snprintf
 from libc.string cimport strlen
 
 from proxy.buffers cimport append, length
-from proxy.dispatch cimport server_for
 from proxy.model cimport (
-    DIALING, LINGERING, OPEN, PARKED, PAUSED, REFRESH_UNSERVED, REFUSED, Cluster, Core, Request, Server,
-    Session, Upstream,
+    BLOCKING, DIALING, IN_FLIGHT, LINGERING, OPEN, PARKED, PAUSED, REFRESH_UNSERVED, REFUSED, SPLIT,
+    SUBSCRIBER, Cluster, Core, Request, Server, Session, Upstream,
 )
 from proxy.requests cimport drop_saved
+from proxy.routing cimport route, server_for
+from proxy.servers cimport want_refresh
 from proxy.sessions cimport (
     fail, finish, first_leaf, forget_reply, kill_session, leave_settling, next_leaf, wake,
 )
+from proxy.subscribers cimport check_subscriber
 from proxy.upstreams cimport (
-    begin_request, break_upstream, close_idle, end_request, send_asking, shed, upstream_for, usable,
-    want_refresh,
+    begin_request, break_upstream, close_idle, end_request, send_asking, shed, unblock,
 )
 
 cdef int64_t SETTLE_INTERVAL = 10_000_000       # ns
 cdef int64_t SWEEP_INTERVAL = 100_000_000       # ns
+cdef int64_t IDLE_PIN = 30_000_000_000          # ns
 cdef int64_t LINGER_TIME = 1_000_000_000        # ns that a client has to close, once we have
 
 cdef const char *UNSERVED = b"-CLUSTERDOWN Hash slot not served\r\n"
@@ -75,7 +77,7 @@ cdef void _expire(Core *core, Session *session) noexcept nogil:
 
 cdef void _tell_why(Core *core, Session *session, Request *leaf) noexcept nogil:
     """Answers a parked request with what kept it from being executed."""
-    cdef Server *server = server_for(session, leaf.slot)
+    cdef Server *server = server_for(core, session, leaf)
     cdef char text[512]
     cdef int size
     if leaf.reply_size:
@@ -94,16 +96,11 @@ cdef void _tell_why(Core *core, Session *session, Request *leaf) noexcept nogil:
 cdef void _send_again(Core *core, Session *session) noexcept nogil:
     """Sends what is parked, in order, up to the first that has nowhere to go."""
     cdef Request *leaf = first_leaf(session.head)
-    cdef Server *server
     cdef Upstream *upstream
     while leaf != NULL:
         if leaf.state == PARKED:
-            server = leaf.hint if leaf.hint != NULL else server_for(session, leaf.slot)
-            if server == NULL:
-                want_refresh(session.cluster, REFRESH_UNSERVED)
-                return
-            upstream = upstream_for(server, session.protocol, session.id)
-            if not usable(core, upstream):
+            upstream = route(core, session, leaf)
+            if upstream == NULL:
                 want_refresh(session.cluster, REFRESH_UNSERVED)
                 leaf.hint = NULL        # by the next time the topology may know better
                 leaf.asking = False
@@ -134,12 +131,21 @@ cdef void sweep(Core *core) noexcept nogil:
     core.sweep_at = core.now + SWEEP_INTERVAL
     for c in range(core.cluster_count):
         cluster = core.clusters[c]
+        cluster.blocked_so_far = 0
         for i in range(cluster.server_count):
             server = cluster.servers[i]
-            for n in range(2 * cluster.connections):
-                _check_upstream(core, server, server.upstreams[n])
+            for n in range(server.upstream_count):
+                if server.upstreams[n].conn.kind == SUBSCRIBER:
+                    check_subscriber(core, server.upstreams[n])
+                else:
+                    _check_upstream(core, server, server.upstreams[n])
+        if cluster.paused and core.now >= cluster.paused_until:
+            cluster.paused = False
+            _wake_all(core, cluster)
     limit = core.limits.read_timeout
     while session != NULL:
+        if session.postponed or session.blocked != NULL and _is_waiting(session.blocked):
+            session.cluster.blocked_so_far += 1
         if limit and core.now - session.conn.heard >= limit and session.queued == 0 \
                 and not session.conn.flags & PAUSED:
             kill_session(core, session)
@@ -149,8 +155,36 @@ cdef void sweep(Core *core) noexcept nogil:
         elif session.conn.flags & LINGERING and core.now - session.conn.wrote >= LINGER_TIME:
             kill_session(core, session)
         elif core.draining:
+            if session.blocked != NULL and core.now >= core.drain_until:
+                unblock(core, session, False)
             wake(core, session)
         session = session.next
+    for c in range(core.cluster_count):
+        core.clusters[c].blocked = core.clusters[c].blocked_so_far
+
+
+cdef bint _is_waiting(const Request *request) noexcept nogil:
+    """Whether a server has been told to have it wait."""
+    cdef const Request *leaf = request.split.parts if request.state == SPLIT else request
+    return leaf.state == IN_FLIGHT and leaf.upstream.state == OPEN \
+        and leaf.position + leaf.size <= leaf.upstream.conn.sent
+
+
+cdef void _wake_all(Core *core, Cluster *cluster) noexcept nogil:
+    cdef Session *session = core.sessions
+    while session != NULL:
+        if session.cluster == cluster:
+            wake(core, session)
+        session = session.next
+
+
+cdef void pause(Core *core, Cluster *cluster, int64_t duration, bint writes) noexcept nogil:
+    """Has requests, or only those that write, wait for so long, in ns; 0 ends that."""
+    cluster.paused = True
+    cluster.writes_paused = writes
+    cluster.paused_until = core.now + duration
+    if cluster.paused_until < core.sweep_at:
+        core.sweep_at = cluster.paused_until
 
 
 cdef void _check_upstream(Core *core, Server *server, Upstream *upstream) noexcept nogil:
@@ -163,13 +197,19 @@ cdef void _check_upstream(Core *core, Server *server, Upstream *upstream) noexce
     if upstream.state != OPEN:
         return
     if upstream.head == NULL:
-        if not server.listed:
-            close_idle(core, upstream)      # the cluster has no such server any more
+        # The cluster has no such server any more, or nobody has wanted a connection of his own for a while.
+        if upstream.session == NULL and (
+                not server.listed or upstream.pinned and core.now - upstream.conn.heard >= IDLE_PIN):
+            close_idle(core, upstream)
         return
     since = upstream.conn.heard
     if upstream.head.sent > since:
         since = upstream.head.sent
-    if cluster.read_timeout and core.now - since >= cluster.read_timeout:
+    if upstream.head.flags & BLOCKING:
+        # It waits for as long as it likes, but not for a server that has nothing more to give.
+        if server.ejected or not server.owns:
+            break_upstream(core, upstream, b"is no master any more")
+    elif cluster.read_timeout and core.now - since >= cluster.read_timeout:
         cluster.timeouts += 1
         snprintf(
             why, sizeof(why), b"no answer within %lld ms",

@@ -7,12 +7,15 @@ both in the shape of Overlord's: durations in ns, times in RFC 3339.
 import json
 import logging
 import threading
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from logging.handlers import RotatingFileHandler
 from pathlib import Path
 from typing import Protocol
 
+from proxy.answers import Client, SlowRecord
+from proxy.answers.slow import slow_arguments
 from proxy.counters import SlowEntry
 
 log = logging.getLogger("proxy.slowlog")
@@ -22,20 +25,11 @@ INTERVAL = 1.0
 
 
 class Worker(Protocol):
+    number: int
+
+    def client_of(self, session: int) -> Client | None: ...
+
     def slow_entries(self, cluster: int, after: int) -> list[SlowEntry]: ...
-
-
-def arguments(request: bytes) -> Iterator[str]:
-    """The arguments of a request of which only the first bytes may be there."""
-    rest = request.partition(b"\r\n")[2]
-    while rest.startswith(b"$"):
-        header, _, rest = rest.partition(b"\r\n")
-        if not header[1:].isdigit():
-            return
-        size = int(header[1:])
-        text = rest[:size].decode("utf-8", "backslashreplace")
-        yield text if len(rest) >= size else f"{text}... ({size - len(rest)} more bytes)"
-        rest = rest[size + 2 :]
 
 
 def readable(cluster: str, entry: SlowEntry, now: datetime) -> dict[str, object]:
@@ -43,7 +37,7 @@ def readable(cluster: str, entry: SlowEntry, now: datetime) -> dict[str, object]
     return {
         "cluster": cluster,
         "CacheType": "redis_cluster",
-        "Cmd": list(arguments(shown)),
+        "Cmd": [argument.decode("utf-8", "backslashreplace") for argument in slow_arguments(shown)],
         "StartTime": (now - timedelta(microseconds=(age + total) / 1e3)).isoformat(timespec="microseconds"),
         "TotalDur": total,
         "RemoteDur": waiting,
@@ -52,6 +46,20 @@ def readable(cluster: str, entry: SlowEntry, now: datetime) -> dict[str, object]
         "Session": session,
         "Size": size,
     }
+
+
+def slow_record(worker: Worker, entry: SlowEntry, workers: int) -> SlowRecord:
+    """An entry as SLOWLOG GET tells it; ``workers`` is how many there are, whose entries share the ids."""
+    number, session, age, total, _, _, _, shown = entry
+    client = worker.client_of(session)
+    return SlowRecord(
+        id=number * workers + worker.number,
+        when=time.time() - (age + total) / 1e9,
+        duration=total // 1000,
+        args=slow_arguments(shown),
+        address=client.address if client else "",
+        name=client.name if client else "",
+    )
 
 
 def report(clusters: Sequence[str], workers: Sequence[Worker]) -> list[dict[str, object]]:

@@ -1,7 +1,7 @@
 from libc.stdint cimport uint16_t
 
 from proxy.buffers cimport Buffer, Pool
-from proxy.model cimport Core, Request
+from proxy.model cimport Core, Request, Split
 from proxy.resp cimport Span
 
 cdef enum MergeKind:
@@ -29,7 +29,8 @@ cdef int scatter_keys(
 cdef void write_part(
     Scatter *scatter, int part, Buffer *target, Pool *pool,
     const char *data, const Span *args, int first, int step) noexcept nogil
+cdef Split *new_split(Request *whole) noexcept nogil
 cdef void begin_split(Request *whole, int merge, Scatter *scatter, int keys) noexcept nogil
 cdef void add_part(Request *whole, Request *part) noexcept nogil
-cdef void free_split(Core *core, Request *whole) noexcept nogil
+cdef void drop_split(Request *whole) noexcept nogil
 cdef void merge_parts(Core *core, Request *whole) noexcept nogil

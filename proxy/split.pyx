@@ -4,16 +4,23 @@ Keys of one slot stay together in one part, in the order they were given, so a k
 written twice in that order. A part's error is the command's error.
 """
 
+from cpython.ref cimport Py_DECREF
 from libc.stdint cimport int64_t, uint16_t
 from libc.stdio cimport snprintf
 from libc.stdlib cimport free
 from libc.string cimport memchr, memset, strlen
 
 from proxy.buffers cimport Buffer, Pool, append, resize
-from proxy.model cimport REFUSED, Core, Request, Split
+from proxy.model cimport AWAITED, REFUSED, SPLIT, Core, Request, Split
 from proxy.requests cimport free_request_node, hold_reply
 from proxy.resp cimport SCAN_DONE, ReplyScan, Span, read_number, scan_reply
 from proxy.slots cimport SLOTS, key_slot
+
+import logging
+
+from proxy.fanout import PartReply
+
+log = logging.getLogger("proxy.split")
 
 cdef enum:
     KEPT_KEYS = 4096            # keys an idle scratch may have room for
@@ -107,17 +114,23 @@ cdef void write_part(
         i = scatter.next_key[i]
 
 
+cdef Split *new_split(Request *whole) noexcept nogil:
+    """Makes a request the whole of parts to come."""
+    whole.state = SPLIT
+    whole.split = <Split *>resize(NULL, sizeof(Split))
+    memset(whole.split, 0, sizeof(Split))
+    return whole.split
+
+
 cdef void begin_split(Request *whole, int merge, Scatter *scatter, int keys) noexcept nogil:
-    cdef Split *split = <Split *>resize(NULL, sizeof(Split))
+    cdef Split *split = new_split(whole)
     cdef int i
-    memset(split, 0, sizeof(Split))
     split.merge = merge
     split.keys = keys
     if merge == MERGE_ARRAY:
         split.order = <uint16_t *>resize(NULL, keys * sizeof(uint16_t))
         for i in range(keys):
             split.order[i] = scatter.part_of_key[i]
-    whole.split = split
 
 
 cdef void add_part(Request *whole, Request *part) noexcept nogil:
@@ -132,17 +145,26 @@ cdef void add_part(Request *whole, Request *part) noexcept nogil:
     split.pending += 1
 
 
-cdef void free_split(Core *core, Request *whole) noexcept nogil:
-    """Frees the parts, all of which must have been answered, and what holds them together."""
+cdef void drop_split(Request *whole) noexcept nogil:
+    """Frees what holds the parts together."""
+    if whole.split.combine != NULL:
+        _forget_combine(whole.split)
+    free(whole.split.order)
+    free(whole.split)
+    whole.split = NULL
+
+
+cdef void _forget_combine(Split *split) noexcept with gil:
+    Py_DECREF(<object>split.combine)
+
+
+cdef void _free_parts(Core *core, Request *whole) noexcept nogil:
     cdef Request *part = whole.split.parts
     cdef Request *after
     while part != NULL:
         after = part.next
         free_request_node(core, part)
         part = after
-    free(whole.split.order)
-    free(whole.split)
-    whole.split = NULL
 
 
 cdef void merge_parts(Core *core, Request *whole) noexcept nogil:
@@ -150,6 +172,11 @@ cdef void merge_parts(Core *core, Request *whole) noexcept nogil:
     cdef Split *split = whole.split
     cdef Request *part = split.parts
     cdef bint good
+    if split.combine != NULL:
+        _combine(core, whole)
+        _free_parts(core, whole)
+        drop_split(whole)
+        return
     while part != NULL and not part.flags & REFUSED:
         part = part.next
     if part != NULL:
@@ -167,7 +194,35 @@ cdef void merge_parts(Core *core, Request *whole) noexcept nogil:
             whole.reply_size = 0
             whole.flags |= REFUSED
             hold_reply(whole, BAD_PART, strlen(BAD_PART))
-    free_split(core, whole)
+    _free_parts(core, whole)
+    drop_split(whole)
+
+
+cdef void _combine(Core *core, Request *whole) noexcept with gil:
+    """Has Python code make one reply of the parts', or say what else is to be asked: then it is AWAITED."""
+    cdef Request *part = whole.split.parts
+    replies = []
+    try:
+        while part != NULL:
+            replies.append(PartReply(
+                part.upstream.server.name.decode() if part.upstream != NULL else "",
+                part.reply[:part.reply_size]))
+            part = part.next
+        reply = (<object>whole.split.combine)(replies)
+    except Exception:
+        log.exception("merging replies")
+        reply = b"-ERR internal error of the proxy; its log says more\r\n"
+    if not isinstance(reply, bytes):
+        whole.state = AWAITED
+        core.tokens += 1
+        whole.position = core.tokens
+        (<dict>core.awaited)[whole.position] = <size_t>whole
+        (<list>core.further).append((whole.position, reply))
+        core.goes_on = True
+        return
+    if reply[:1] == b"-":
+        whole.flags |= REFUSED
+    hold_reply(whole, reply, len(reply))
 
 
 cdef bint _merge_sums(Request *whole) noexcept nogil:

@@ -235,8 +235,8 @@ class TopologyThread:
                 if isinstance(reply, ReplyError):
                     raise reply
             if server not in self._versions:
-                self._versions[server] = _field(connection.call("INFO", "server"), b"redis_version")
-        return _field(info, b"cluster_state") == "ok", parse_slots(slots, server, self._versions[server])
+                self._versions[server] = field_of(connection.call("INFO", "server"), b"redis_version")
+        return field_of(info, b"cluster_state") == "ok", parse_slots(slots, server, self._versions[server])
 
     def _tell(self, topology: Topology, reason: str) -> None:
         before = set(self.current.masters) if self.current else set()
@@ -262,7 +262,7 @@ class TopologyThread:
             log.warning("cluster=%s %s", self._cluster.name, text)
 
 
-def _field(info: bytes, name: bytes) -> str:
+def field_of(info: bytes, name: bytes) -> str:
     """A field of an INFO or CLUSTER INFO reply; "" when it has none such."""
     for line in info.splitlines():
         key, _, value = line.partition(b":")

@@ -7,21 +7,22 @@ was not answered is answered with an error that says that its outcome is unknown
 executed twice because of us.
 """
 
-from libc.stdint cimport int64_t, uint8_t, uint16_t, uint64_t
+from libc.stdint cimport int64_t, uint16_t, uint64_t
 from libc.stdio cimport snprintf
-from libc.stdlib cimport free
 from libc.string cimport memchr, memcmp, memcpy, memset, strlen
 
-from proxy.buffers cimport Buffer, append, release_if_empty, resize
+from proxy.buffers cimport Buffer, append, length, release_if_empty
 from proxy.model cimport (
-    CLOSED, DIALING, DIRTY, IDLE, IN_FLIGHT, INTERNAL, NO_COMMAND_ID, NO_REFRESH, NO_SLOT, OPEN,
-    READONLY, READY, REFRESH_CONNECTION, REFRESH_REDIRECTED, REFRESH_SERVER_STATE, REFUSED, RESTING,
-    SLOTS, SLOW_BYTES, SLOW_ENTRIES, STREAMED, UPSTREAM, Cluster, Core, RefreshReason, Request, Server,
-    Session, SlowEntry, Upstream,
+    AGAIN, BLOCKING, DIALING, DIRTY, EXEC, IDLE, IN_FLIGHT, INTERNAL, LATER, NO_COMMAND_ID, NO_SLOT,
+    OPEN, READONLY, READY, REFRESH_CONNECTION, REFRESH_REDIRECTED, REFRESH_SERVER_STATE,
+    REFRESH_UNSERVED, REFUSED, RESTING, SLOTS, SLOW_BYTES, SLOW_ENTRIES, SPLIT, STREAMED, WATCH, Cluster,
+    Core, Request, Server, Session, SlowEntry, Upstream,
 )
+from proxy.pins cimport give_back
 from proxy.reactor cimport close_conn, push_conn, watch, will_write
 from proxy.requests cimport free_request_node, hold_reply, new_request
 from proxy.resp cimport SCAN_ERROR, SCAN_MORE, ScanStatus, read_number, scan_reply
+from proxy.servers cimport server_named, set_owner, upstream_for, want_refresh
 from proxy.sessions cimport deliver, fail, finish, forget_reply, observe, park
 
 cdef enum:
@@ -36,89 +37,11 @@ cdef int64_t FIRST_REST = 50_000_000            # ns
 cdef int64_t LONGEST_REST = 1_000_000_000       # ns
 
 cdef const char *ASKING = b"*1\r\n$6\r\nASKING\r\n"
-
-
-# --- servers ---------------------------------------------------------------------------------
-
-cdef Server *server_named(Cluster *cluster, const char *name, size_t size) noexcept nogil:
-    """The server of that name (host:port), made if there is none yet."""
-    cdef Server *server
-    cdef Upstream *upstream
-    cdef uint16_t i
-    for i in range(cluster.server_count):
-        server = cluster.servers[i]
-        if strlen(server.name) == size and memcmp(server.name, name, size) == 0:
-            return server
-    if cluster.server_count == cluster.server_capacity:
-        cluster.server_capacity = cluster.server_capacity * 2 if cluster.server_capacity else 16
-        cluster.servers = <Server **>resize(
-            cluster.servers, cluster.server_capacity * sizeof(void *))
-    server = <Server *>resize(NULL, sizeof(Server))
-    memset(server, 0, sizeof(Server))
-    server.cluster = cluster
-    server.index = cluster.server_count
-    server.listed = True        # until a topology says otherwise
-    server.name = <char *>resize(NULL, size + 1)
-    memcpy(server.name, name, size)
-    server.name[size] = 0
-    server.upstreams = <Upstream **>resize(NULL, 2 * cluster.connections * sizeof(void *))
-    for i in range(2 * cluster.connections):
-        upstream = <Upstream *>resize(NULL, sizeof(Upstream))
-        memset(upstream, 0, sizeof(Upstream))
-        upstream.conn.fd = -1
-        upstream.conn.kind = UPSTREAM
-        upstream.conn.flags = CLOSED
-        upstream.server = server
-        upstream.number = i % cluster.connections
-        upstream.protocol = 2 if i < cluster.connections else 3
-        upstream.state = IDLE
-        server.upstreams[i] = upstream
-    cluster.servers[cluster.server_count] = server
-    cluster.server_count += 1
-    return server
-
-
-cdef void free_server(Core *core, Server *server) noexcept nogil:
-    cdef Upstream *upstream
-    cdef Request *request
-    cdef uint16_t i
-    for i in range(2 * server.cluster.connections):
-        upstream = server.upstreams[i]
-        while upstream.head != NULL:
-            request = upstream.head
-            upstream.head = request.awaiting
-            free_request_node(core, request)
-        close_conn(core, &upstream.conn)
-        free(upstream)
-    free(server.upstreams)
-    free(server.name)
-    free(server)
-
-
-cdef Upstream *upstream_for(
-        Server *server, uint8_t protocol, uint64_t session) noexcept nogil:
-    """A session keeps to one upstream of a server: two could overtake each other."""
-    cdef uint16_t connections = server.cluster.connections
-    return server.upstreams[(connections if protocol == 3 else 0) + session % connections]
-
-
-cdef void want_refresh(Cluster *cluster, RefreshReason reason) noexcept nogil:
-    if cluster.refresh == NO_REFRESH:
-        cluster.refresh = reason
-
-
-cdef void set_owner(Cluster *cluster, uint16_t slot, uint16_t server) noexcept nogil:
-    if cluster.owners[slot] != server:
-        cluster.owners[slot] = server
-        cluster.epoch += 1
+cdef const char *UNWATCH = b"*1\r\n$7\r\nUNWATCH\r\n"
+cdef const char *OK = b"+OK\r\n"
 
 
 # --- sending ---------------------------------------------------------------------------------
-
-cdef bint usable(Core *core, Upstream *upstream) noexcept nogil:
-    return not upstream.server.ejected and (
-        upstream.state != RESTING or core.now >= upstream.retry_at)
-
 
 cdef Buffer *begin_request(Core *core, Upstream *upstream, Request *request) noexcept nogil:
     """Where to append the request's bytes; ``end_request`` must follow."""
@@ -145,34 +68,88 @@ cdef void end_request(Core *core, Upstream *upstream, Request *request) noexcept
         session.request_bytes += request.size
     if upstream.state == OPEN:
         will_write(core, &upstream.conn)
-    elif upstream.state != DIALING:
+    else:
+        want_dial(core, upstream)
+
+
+cdef void give(
+        Core *core, Upstream *upstream, Request *leaf, const char *data, size_t size) noexcept nogil:
+    """Sends a leaf on an upstream; without one it is parked."""
+    if upstream != NULL:
+        append(begin_request(core, upstream, leaf), &core.pool, data, size)
+        end_request(core, upstream, leaf)
+    else:
+        want_refresh(leaf.session.cluster, REFRESH_UNSERVED)
+        park(core, leaf, data, size)
+
+
+cdef void want_dial(Core *core, Upstream *upstream) noexcept nogil:
+    if upstream.state != DIALING:
         upstream.state = DIALING
         push_conn(&core.dials, &upstream.conn)
 
 
+cdef void send_internal(Core *core, Upstream *upstream, const char *data, size_t size) noexcept nogil:
+    """Sends a request of our own, whose reply nobody wants."""
+    cdef Request *request = new_request(core, NULL, NO_COMMAND_ID)
+    request.flags = INTERNAL
+    append(begin_request(core, upstream, request), &core.pool, data, size)
+    end_request(core, upstream, request)
+
+
 cdef void send_asking(Core *core, Upstream *upstream) noexcept nogil:
-    """Lets the next request through to a slot that is being imported."""
-    cdef Request *asking = new_request(core, NULL, NO_COMMAND_ID)
-    asking.flags = INTERNAL
-    append(begin_request(core, upstream, asking), &core.pool, ASKING, strlen(ASKING))
-    end_request(core, upstream, asking)
+    """Lets the next request, or transaction, through to a slot that is being imported."""
+    send_internal(core, upstream, ASKING, strlen(ASKING))
+
+
+cdef void unwatch(Core *core, Session *session) noexcept nogil:
+    """Has a session watch nothing any more. Nothing of it may be in flight on its pin."""
+    session.watch_lost = False
+    if session.pin != NULL:
+        send_internal(core, session.pin, UNWATCH, strlen(UNWATCH))
+        give_back(session.pin)
+        session.pin = NULL
+        session.epoch = 0
+
+
+cdef bint unblock(Core *core, Session *session, bint with_error) noexcept nogil:
+    """Has the servers let a session go that waits; whether it did. The reply comes from them."""
+    cdef Request *leaf
+    cdef Upstream *pin
+    cdef char text[128]
+    cdef int size
+    cdef bint found = False
+    if session.blocked == NULL:
+        return False
+    leaf = session.blocked.split.parts if session.blocked.state == SPLIT else session.blocked
+    while leaf != NULL:
+        if leaf.state == IN_FLIGHT and leaf.upstream.state == OPEN and leaf.upstream.peer_id:
+            pin = leaf.upstream
+            size = snprintf(text, sizeof(text), b"CLIENT UNBLOCK %llu %s\r\n",
+                            <unsigned long long>pin.peer_id, b"ERROR" if with_error else b"TIMEOUT")
+            send_internal(core, upstream_for(pin.server, 2, session.id), text, size)
+            found = True
+        leaf = leaf.next if leaf.whole != NULL else NULL
+    return found
 
 
 # --- connecting ------------------------------------------------------------------------------
 
-cdef void upstream_opened(Core *core, Upstream *upstream, int fd) noexcept nogil:
+cdef void upstream_opened(Core *core, Upstream *upstream, int fd, uint64_t peer_id) noexcept nogil:
     """Takes a connection that a dialer has made and greeted."""
     upstream.conn.fd = fd
+    upstream.peer_id = peer_id
     upstream.conn.flags &= DIRTY | READY        # it may stand on these lists from before
     upstream.conn.error = 0
     upstream.conn.wanted = 0
     upstream.conn.sent = upstream.conn.output.origin + upstream.conn.output.start
     upstream.pushing = False
+    upstream.framed = 0
     memset(&upstream.scan, 0, sizeof(upstream.scan))
     upstream.state = OPEN
     if not watch(core, &upstream.conn):
         break_upstream(core, upstream, b"epoll refused the connection")
-    elif upstream.head != NULL:
+    elif length(&upstream.conn.output):
         will_write(core, &upstream.conn)
 
 
@@ -226,26 +203,43 @@ cdef void _empty(Core *core, Upstream *upstream, const char *why) noexcept nogil
     cdef bint left
     cdef char message[MESSAGE]
     cdef int size
+    cdef Session *session = upstream.session
     upstream.head = upstream.tail = NULL
+    if session != NULL:
+        # It is somebody else's from now on, but for what is parked or failed here.
+        give_back(upstream)
+        if session.pin == upstream:
+            session.pin = NULL
+            session.watch_lost = True
+            session.epoch = 0
     while request != NULL:
         after = request.awaiting
         # A request whose last byte the kernel never took cannot have been executed.
         left = upstream.state == OPEN and request.position + request.size <= upstream.conn.sent
         if request.session == NULL:
             free_request_node(core, request)
+        elif request.flags & WATCH:
+            _answer_watch(core, request)
+        elif request.flags & STREAMED:
+            fail(core, request, b"", 0)
+        elif session != NULL and request.flags & EXEC and (request.flags & READONLY or not left):
+            session.watch_lost = False
+            _fail_exec(core, request)
         elif left and not request.flags & READONLY:
             cluster.unknown_outcomes += 1
+            if request.flags & EXEC:
+                request.session.watch_lost = False
             size = snprintf(
                 message, MESSAGE,
                 b"-ERR server %.300s: %.100s; the outcome of this command is unknown\r\n",
                 upstream.server.name, why)
             fail(core, request, message, size)
-        elif request.flags & STREAMED:
-            fail(core, request, b"", 0)
         else:
             forget_reply(request)
             size = snprintf(
                 message, MESSAGE, b"-ERR server %.300s: %.100s\r\n", upstream.server.name, why)
+            request.hint = NULL
+            request.asking = False
             _park(core, upstream, request, message, size)
         request = after
     output.start = output.end
@@ -259,10 +253,12 @@ cdef void _park(
     hold_reply(request, why, size)
     request.session.held += size
     request.hops += 1
-    request.asking = False
-    request.hint = NULL
-    if request.hops > IMMEDIATE_HOPS:
+    request.prefaced = 0
+    if request.flags & BLOCKING:
+        request.started = core.now      # how long it has waited for others does not count
+    if request.flags & LATER or request.hops > IMMEDIATE_HOPS:
         request.session.retry_at = core.now + RETRY_DELAY
+    request.flags &= ~(AGAIN | LATER)
     upstream.server.cluster.retried += 1
     park(core, request, output.data + (request.position - output.origin), request.size)
 
@@ -270,8 +266,8 @@ cdef void _park(
 # --- replies ---------------------------------------------------------------------------------
 
 cdef inline bint _starts(const char *text, size_t size, const char *word) noexcept nogil:
-    cdef size_t length = strlen(word)
-    return size > length and memcmp(text, word, length) == 0
+    cdef size_t wanted = strlen(word)
+    return size > wanted and memcmp(text, word, wanted) == 0
 
 
 cdef Server *_redirection(
@@ -283,7 +279,7 @@ cdef Server *_redirection(
     cdef int64_t number
     cdef bint valid = False
     cdef char name[MESSAGE]
-    cdef int length
+    cdef int written
     if space == NULL or end == NULL or end < space or end - space > 300:
         return NULL
     number = read_number(text, space - text, &valid)
@@ -294,17 +290,17 @@ cdef Server *_redirection(
     if space[0] == c':':
         # No host: the one that says so, at another port.
         own = upstream.server.name
-        length = snprintf(
+        written = snprintf(
             name, MESSAGE, b"%.*s%.*s", <int>(_port_colon(own, strlen(own)) - own), own,
             <int>(end - space), space)
     elif memchr(space, c':', _port_colon(space, end - space) - space) != NULL and space[0] != c'[':
         # An IPv6 address, which Redis writes without brackets.
         own = _port_colon(space, end - space)
-        length = snprintf(
+        written = snprintf(
             name, MESSAGE, b"[%.*s]%.*s", <int>(own - space), space, <int>(end - own), own)
     else:
-        length = snprintf(name, MESSAGE, b"%.*s", <int>(end - space), space)
-    return server_named(upstream.server.cluster, name, length)
+        written = snprintf(name, MESSAGE, b"%.*s", <int>(end - space), space)
+    return server_named(upstream.server.cluster, name, written)
 
 
 cdef const char *_port_colon(const char *name, size_t size) noexcept nogil:
@@ -314,46 +310,83 @@ cdef const char *_port_colon(const char *name, size_t size) noexcept nogil:
     return at
 
 
-cdef bint _retry(
-        Core *core, Upstream *upstream, Request *request, const char *line, size_t size) noexcept nogil:
-    """Parks the request if this error means that it was not executed and may yet be."""
+cdef bint _may_go_again(Upstream *upstream, Request *request, const char *line, size_t size) noexcept nogil:
+    """Whether this error means that the request was not executed and may yet be; notes where and when."""
     cdef Cluster *cluster = upstream.server.cluster
-    cdef Server *target = NULL
+    cdef Server *target
     cdef uint16_t slot = 0
-    cdef bint asking = False
-    cdef bint later = False
     if request.slot == NO_SLOT or request.hops >= MOST_HOPS:
         return False
-    if _starts(line, size, b"-MOVED "):
-        target = _redirection(upstream, line + 7, size - 7, &slot)
+    if _starts(line, size, b"-MOVED ") or _starts(line, size, b"-ASK "):
+        request.asking = line[1] == c'A'
+        target = _redirection(
+            upstream, line + (5 if request.asking else 7), size - (5 if request.asking else 7), &slot)
         if target == NULL:
             return False
-        cluster.moved += 1
-        set_owner(cluster, slot, target.index)
-        want_refresh(cluster, REFRESH_REDIRECTED)
-    elif _starts(line, size, b"-ASK "):
-        target = _redirection(upstream, line + 5, size - 5, &slot)
-        if target == NULL:
-            return False
-        cluster.asked += 1
-        asking = True
-    elif _starts(line, size, b"-TRYAGAIN"):
-        later = True
+        request.hint = target
+        if request.asking:
+            cluster.asked += 1
+        else:
+            cluster.moved += 1
+            set_owner(cluster, slot, target.index)
+            want_refresh(cluster, REFRESH_REDIRECTED)
+        return True
+    if _starts(line, size, b"-TRYAGAIN"):
+        pass
+    elif request.flags & BLOCKING and _starts(line, size, b"-UNBLOCKED force"):
+        want_refresh(cluster, REFRESH_SERVER_STATE)
     elif (_starts(line, size, b"-CLUSTERDOWN") or _starts(line, size, b"-LOADING")
             or _starts(line, size, b"-READONLY") or _starts(line, size, b"-MASTERDOWN")):
-        later = True
         want_refresh(cluster, REFRESH_SERVER_STATE)
     else:
         return False
+    request.flags |= LATER
+    request.hint = NULL
+    request.asking = False
+    return True
+
+
+cdef bint _retry(
+        Core *core, Upstream *upstream, Request *request, const char *line, size_t size) noexcept nogil:
+    """Parks the request if this error means that it was not executed and may yet be."""
+    if not (request.flags & AGAIN and _starts(line, size, b"-EXECABORT")) \
+            and not _may_go_again(upstream, request, line, size):
+        return False
     if request.session == NULL:
         free_request_node(core, request)
-        return True
-    if later:
-        request.session.retry_at = core.now + RETRY_DELAY
-    _park(core, upstream, request, line, size)
-    request.hint = target
-    request.asking = asking
+    elif request.flags & WATCH:
+        _answer_watch(core, request)
+    elif request.flags & EXEC and upstream.session != NULL:
+        _fail_exec(core, request)
+    else:
+        _park(core, upstream, request, line, size)
     return True
+
+
+cdef void _answer_watch(Core *core, Request *request) noexcept nogil:
+    """The keys can't be watched where they were thought to be: the transaction will fail, as if changed."""
+    request.session.watch_lost = True
+    forget_reply(request)
+    deliver(core, request, OK, strlen(OK))
+    finish(core, request)
+
+
+cdef void _fail_exec(Core *core, Request *request) noexcept nogil:
+    """Nothing was executed, and what was watched may have changed meanwhile."""
+    cdef const char *null = b"_\r\n" if request.session.protocol == 3 else b"*-1\r\n"
+    forget_reply(request)
+    deliver(core, request, null, strlen(null))
+    finish(core, request)
+
+
+cdef void _end_lease(Upstream *upstream) noexcept nogil:
+    """Takes a pinned upstream back after what it was wanted for."""
+    cdef Session *session = upstream.session
+    if session != NULL:
+        if session.pin == upstream:
+            session.pin = NULL
+            session.watch_lost = False
+        give_back(upstream)
 
 
 cdef void _note_slow(Core *core, Upstream *upstream, Request *request) noexcept nogil:
@@ -391,6 +424,7 @@ cdef void read_replies(Core *core, Upstream *upstream) noexcept nogil:
     cdef size_t size, used = 0
     cdef ScanStatus status
     cdef uint64_t position
+    cdef bint leased
     upstream.conn.wanted = BIG_READ if input.end == input.capacity else 0
     while input.start < input.end:
         data = input.data + input.start
@@ -399,7 +433,9 @@ cdef void read_replies(Core *core, Upstream *upstream) noexcept nogil:
             upstream.pushing = data[0] == c'>'
         request = upstream.head
         if not upstream.pushing:
-            if request == NULL or request.position + request.size > upstream.conn.sent:
+            # Of several commands the first may be answered before the last has been sent.
+            if request == NULL or request.position + (
+                    request.size if request.prefaced == request.preface else 1) > upstream.conn.sent:
                 break_upstream(core, upstream, b"answered what was not asked")
                 return
             if upstream.scan.elements == 0 and data[0] == c'-':
@@ -411,23 +447,32 @@ cdef void read_replies(Core *core, Upstream *upstream) noexcept nogil:
                     break
                 used = end + 1 - data
                 input.start += used
+                if request.prefaced < request.preface:
+                    request.prefaced += 1
+                    if not request.flags & AGAIN and _may_go_again(upstream, request, data, used):
+                        request.flags |= AGAIN
+                    continue
+                leased = upstream.pinned and request.flags & (BLOCKING | EXEC)
                 position = request.position + request.size
                 upstream.head = request.awaiting
                 if upstream.head == NULL:
                     upstream.tail = NULL
-                observe(&upstream.server.latency, core.now - request.sent)
+                if not request.flags & BLOCKING:
+                    observe(&upstream.server.latency, core.now - request.sent)
                 if not _retry(core, upstream, request, data, used):
                     request.flags |= REFUSED
                     deliver(core, request, data, used)
                     finish(core, request)
                 output.start = <size_t>(position - output.origin)
+                if leased:
+                    _end_lease(upstream)
                 continue
         status = scan_reply(&upstream.scan, data, size, &used)
         if status == SCAN_ERROR:
             break_upstream(core, upstream, b"sent what is not RESP")
             return
         input.start += used
-        if not upstream.pushing and used:
+        if not upstream.pushing and used and request.prefaced == request.preface:
             deliver(core, request, data, used)
         if status == SCAN_MORE:
             if upstream.scan.bulk > BIG_READ:
@@ -436,16 +481,23 @@ cdef void read_replies(Core *core, Upstream *upstream) noexcept nogil:
             break
         if upstream.pushing:
             continue
+        if request.prefaced < request.preface:
+            request.prefaced += 1
+            continue
         upstream.failures = 0
+        leased = upstream.pinned and request.flags & (BLOCKING | EXEC)
         upstream.head = request.awaiting
         if upstream.head == NULL:
             upstream.tail = NULL
         position = request.position + request.size
-        observe(&upstream.server.latency, core.now - request.sent)
-        if cluster.slower_than and request.session != NULL \
+        if not request.flags & BLOCKING:
+            observe(&upstream.server.latency, core.now - request.sent)
+        if cluster.slower_than and not request.flags & BLOCKING and request.session != NULL \
                 and core.now - request.started > cluster.slower_than:
             _note_slow(core, upstream, request)
         finish(core, request)
         output.start = <size_t>(position - output.origin)
+        if leased:
+            _end_lease(upstream)
     release_if_empty(input, &core.pool)
     release_if_empty(output, &core.pool)

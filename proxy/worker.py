@@ -5,24 +5,29 @@ import os
 import socket
 import threading
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Protocol
 
 from proxy import answers
 from proxy.address import Address
-from proxy.answers import Client, Facts
+from proxy.answers import Answer, Client, Facts, SlowRecord
 from proxy.commands import CommandTable
 from proxy.config import Config
+from proxy.context import WorkerContext
 from proxy.counters import SlowEntry, Snapshot, Totals
 from proxy.dataplane import DataPlane
 from proxy.dialer import Dialer
+from proxy.pubsub import Tally
+from proxy.reply import error
 from proxy.topology import Topology
 
 log = logging.getLogger("proxy.worker")
 
 # Why the data plane refuses a request; kept in step with Verdict in dispatch.pyx.
-UNKNOWN_COMMAND, UNKNOWN_SUBCOMMAND, WRONG_ARITY, NOT_SUPPORTED = range(4)
+UNKNOWN_COMMAND, UNKNOWN_SUBCOMMAND, WRONG_ARITY, NOT_SUPPORTED, SUBSCRIBED = range(5)
+
+DISCARDED = b"Transaction discarded because of: %b"
 
 
 class Control(Protocol):
@@ -32,11 +37,25 @@ class Control(Protocol):
 
     def facts(self, cluster: int) -> Facts: ...
 
+    def slow_log(self, cluster: int) -> list[SlowRecord]: ...
+
+    def reset_slow_log(self, cluster: int) -> None: ...
+
 
 class Worker:
     """Sessions and upstreams of one thread. Only ``post`` and the reading methods are thread-safe."""
 
-    def __init__(self, number: int, workers: int, config: Config, control: Control, dialer: Dialer) -> None:
+    def __init__(
+        self,
+        number: int,
+        workers: int,
+        config: Config,
+        *,
+        control: Control,
+        dialer: Dialer,
+        tallies: Sequence[Tally],
+    ) -> None:
+        """``tallies``: one for each cluster, shared by all workers."""
         self.number = number
         self.config = config
         self.control = control
@@ -45,8 +64,11 @@ class Worker:
         self._turned = True
         self._messages: deque[Callable[[], None]] = deque()
         self._mailbox = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
-        self._commands: CommandTable
+        self.commands: CommandTable
+        self.peers: Sequence[Worker] = [self]
+        """All workers of the process, this one too."""
         self.plane = DataPlane(self, self._mailbox, config, workers)
+        self.contexts = [WorkerContext(self, cluster, tally) for cluster, tally in enumerate(tallies)]
         self.thread = threading.Thread(target=self._run, name=f"worker-{number}", daemon=True)
         self.failure: BaseException | None = None
 
@@ -83,10 +105,13 @@ class Worker:
         self._handed += 1
         self.post(partial(self.plane.add_session, cluster, fd, id_))
 
-    def set_topology(self, cluster: int, topology: Topology) -> None:
-        shards = [(str(shard.master), shard.ranges) for shard in topology.shards]
-        servers = [str(server) for server in topology.servers]
-        self.post(partial(self.plane.set_topology, cluster, shards, servers))
+    def set_topology(self, cluster: int, topology: Topology, near: frozenset[Address]) -> None:
+        """``near``: the servers in our own availability zone."""
+        self.post(partial(self._set_topology, cluster, topology, {str(server) for server in near}))
+
+    def blocked(self, cluster: int) -> int:
+        """Sessions that wait in a blocking command."""
+        return self.plane.blocked(cluster)
 
     def snapshot(self, cluster: int) -> Snapshot:
         return self.plane.snapshot(cluster)
@@ -96,6 +121,10 @@ class Worker:
 
     def slow_entries(self, cluster: int, after: int) -> list[SlowEntry]:
         return self.plane.slow_entries(cluster, after)
+
+    def client_of(self, session: int) -> Client | None:
+        """What is known of a session; None if it has gone or has used no command that is answered here."""
+        return self.plane.client(session)
 
     def set_commands(self, table: CommandTable) -> None:
         self.post(partial(self._set_commands, table))
@@ -128,40 +157,91 @@ class Worker:
         self.config = config
         self.plane.configure(config)
 
+    def _set_topology(self, cluster: int, topology: Topology, near: set[str]) -> None:
+        self.contexts[cluster].topology = topology
+        self.plane.set_topology(
+            cluster,
+            [
+                (str(shard.master), shard.ranges, [str(replica) for replica in shard.replicas])
+                for shard in topology.shards
+            ],
+            near,
+        )
+        self.contexts[cluster].hub.topology_changed()
+
     def _set_commands(self, table: CommandTable) -> None:
-        self._commands = table
+        self.commands = table
         self.plane.set_commands(table)
 
-    def dial(self, cluster: int, server: str, protocol: int, number: int) -> None:
-        def opened(fd: int) -> None:
-            self.post(partial(self.plane.opened, cluster, server, protocol, number, fd))
+    def dial(self, cluster: int, server: str, protocol: int, number: int, pinned: bool) -> None:
+        def opened(fd: int, peer: int) -> None:
+            self.post(partial(self.plane.opened, cluster, server, number, fd, peer))
 
         def refused(why: str) -> None:
-            self.post(partial(self.plane.refused, cluster, server, protocol, number, why))
+            self.post(partial(self.plane.refused, cluster, server, number, why))
 
-        self.dialer.dial(self.config.clusters[cluster], server, protocol, opened, refused)
+        self.dialer.dial(
+            self.config.clusters[cluster],
+            server,
+            protocol,
+            pinned=pinned,
+            opened=opened,
+            refused=refused,
+        )
 
     def refresh(self, cluster: int, reason: str) -> None:
         self.control.refresh(cluster, reason)
 
-    def client(self, session: int, fd: int, cluster: int) -> Client:
-        """What CLIENT commands know of a session; made when the first of them comes."""
+    def client(self, session: int, fd: int, cluster: int, since: float) -> Client:
+        """What CLIENT commands know of a session that came at ``since``; made when it is first wanted."""
         with socket.socket(fileno=os.dup(fd)) as connection:
             peer, name = connection.getpeername(), connection.getsockname()
-        return Client(session, _endpoint(peer), _endpoint(name))
+        return Client(session, _endpoint(peer), _endpoint(name), created=since)
 
-    def answer(self, client: Client, cluster: int, args: list[bytes]) -> bytes:
-        """The reply to a command that is answered here."""
-        return answers.answer(client, self.control.facts(cluster), args)
+    def answer(self, client: Client, cluster: int, args: list[bytes]) -> Answer:
+        """The reply to a command that is answered here, or what it takes."""
+        return answers.answer(client, self.contexts[cluster], args)
+
+    def messages(self, cluster: int, server: str, messages: list[bytes]) -> None:
+        """What a server's subscription connection has brought."""
+        hub = self.contexts[cluster].hub
+        try:
+            for message in messages:
+                hub.received(server, message)
+        except ValueError as error:
+            log.warning("cluster=%s server=%s subscriptions: %s", self._name(cluster), server, error)
+            self.plane.drop_subscriber(cluster, server)
+
+    def _name(self, cluster: int) -> str:
+        return self.config.clusters[cluster].name
+
+    def subscriber_opened(self, cluster: int, server: str) -> None:
+        self.contexts[cluster].hub.opened(server)
+
+    def subscriber_lost(self, cluster: int, server: str) -> None:
+        self.contexts[cluster].hub.lost(server)
+
+    def unsubscribed(self, cluster: int, session: int) -> None:
+        """A session with subscriptions has ended."""
+        self.contexts[cluster].hub.forget(session)
 
     def refuse(self, verdict: int, command: int, args: list[bytes]) -> bytes:
         """The error for a request that gets no further; ``args`` may be clipped."""
         if verdict == UNKNOWN_SUBCOMMAND:
             return answers.unknown_subcommand(args[0], args[1])
         if verdict == WRONG_ARITY:
-            return answers.wrong_arity(self._commands.commands[command].name)
+            name = self.commands.commands[command].name
+            wrong = answers.wrong_arity(name)
+            # EXEC has no error but that the transaction has failed.
+            return error(DISCARDED % wrong[5:-2], "EXECABORT") if name == "exec" else wrong
         if verdict == NOT_SUPPORTED:
-            return answers.refused(self._commands.commands[command], args)
+            return answers.refused(self.commands.commands[command], args)
+        if verdict == SUBSCRIBED:
+            name = self.commands.commands[command].name
+            return error(
+                f"Can't execute '{name}': only (P|S)SUBSCRIBE / (P|S)UNSUBSCRIBE / PING / QUIT / RESET "
+                "are allowed in this context"
+            )
         return answers.unknown_command(args)
 
 

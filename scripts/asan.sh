@@ -35,9 +35,11 @@ PROXY_CFLAGS="-O1 -g $flags" PROXY_LDFLAGS=$flags CC=$CC \
     "$venv/bin/python" -m pip install --quiet --disable-pip-version-check --editable "$asan/tree[test]"
 
 [ $# -gt 0 ] || set -- tests/unit/test_resp.py tests/cluster/test_protocol.py \
-    tests/cluster/test_differential.py tests/cluster/test_failover.py \
-    tests/cluster/test_resharding.py tests/cluster/test_process.py \
-    tests/cluster/test_service.py tests/cluster/test_reload.py
+    tests/cluster/test_differential.py tests/cluster/test_every_command.py \
+    tests/cluster/test_transactions.py tests/cluster/test_blocking.py tests/cluster/test_pubsub.py \
+    tests/cluster/test_everywhere.py tests/cluster/test_client_commands.py tests/cluster/test_users.py \
+    tests/cluster/test_replicas.py tests/cluster/test_failover.py tests/cluster/test_resharding.py \
+    tests/cluster/test_process.py tests/cluster/test_service.py tests/cluster/test_reload.py
 options=halt_on_error=1:abort_on_error=1:print_stacktrace=1:log_path=$asan/reports/report
 status=0
 (

@@ -28,6 +28,7 @@ ROOT = Path(__file__).parents[1]
 SOURCES = (
     "setup.py",
     "proxy/*.py",
+    "proxy/*/*.py",
     "proxy/*.py[xi]",
     "proxy/*.pxd",
     "proxy/*.json",

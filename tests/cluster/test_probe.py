@@ -3,8 +3,10 @@
 import socket
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from hashlib import sha256
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -34,6 +36,35 @@ def test_a_unix_listener(cluster: RedisCluster, new_proxy: Proxies, tmp_path: Pa
     path = str(tmp_path / "socket")
     result = probe(new_proxy(cluster, cluster={"listen_proto": "unix", "listen_addr": path}))
     assert result.stdout.startswith(f"cluster lab on {path}: 256 keys read in ")
+
+
+HASHED = f"eve:#{sha256(b'secret').hexdigest()}"
+
+
+@pytest.mark.parametrize(
+    ("users", "found"),
+    [
+        ({"client_password": "secret"}, "256 keys read in "),
+        ({"client_users": [HASHED, "bob:builder"]}, "256 keys read in "),
+        ({"client_users": [HASHED]}, "answered in "),
+    ],
+)
+def test_clients_that_must_authenticate(
+    cluster: RedisCluster, new_proxy: Proxies, users: Mapping[str, Any], found: str
+) -> None:
+    proxy = new_proxy(cluster, cluster=users)
+    result = probe(proxy)
+    assert result.stdout.startswith(f"cluster lab on 127.0.0.1:{proxy.port}: {found}"), result.stderr
+    assert result.returncode == 0
+
+
+def test_a_password_that_the_proxy_does_not_take(cluster: RedisCluster, new_proxy: Proxies) -> None:
+    proxy = new_proxy(cluster, cluster={"client_password": "secret"})
+    proxy.configure(cluster={"client_password": "another"})  # and no reload
+    result = probe(proxy)
+    assert result.returncode == 1
+    assert "WRONGPASS" in result.stderr
+    assert "another" not in result.stderr
 
 
 def test_nobody_listens(cluster: RedisCluster) -> None:

@@ -128,7 +128,7 @@ def test_a_cluster_that_is_not_there_does_not_keep_it_from_being_ready(superviso
 
 def test_a_worker_that_makes_no_turns_has_no_pulse() -> None:
     config = Config(ProxyConfig(), ())
-    worker = Worker(0, 1, config, Mock(), Mock())
+    worker = Worker(0, 1, config, control=Mock(), dialer=Mock(), tallies=())
     assert worker.pulse(), "it is given the benefit of the doubt"
     assert not worker.pulse()
     worker.start()

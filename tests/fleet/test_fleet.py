@@ -35,7 +35,7 @@ def release(tmp_path_factory: pytest.TempPathFactory) -> Sources:
         copy = tmp_path_factory.mktemp("sources")
         for path in [*sources(ROOT), *(ROOT / name for name in ABOUT)]:
             target = copy / path.relative_to(ROOT)
-            target.parent.mkdir(exist_ok=True)
+            target.parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(path, target)
         module = copy / "proxy" / "__init__.py"
         module.write_text(re.sub(r'__version__ = ".*"', f'__version__ = "{version}"', module.read_text()))
@@ -255,7 +255,7 @@ def test_upgrade_under_load(fleet: Fleet, deploy: Any, second: Path) -> None:
 
 
 def test_a_release_never_changes(deploy: Any, release: Sources) -> None:
-    other = release("1.1.0", answers=("import", "import  "))
+    other = release("1.1.0", reply=("import", "import  "))
     run = deploy("upgrade", proxy_source=other, fails=True)
     assert "release 1.1.0 made from other sources" in " ".join(run.output.split())
 

@@ -1,5 +1,6 @@
 """The command table against a real server's own COMMAND, and the rules that make plans of it."""
 
+import dataclasses
 import json
 import shutil
 import subprocess
@@ -10,18 +11,25 @@ from typing import Any
 
 import pytest
 
+from proxy.answers import HANDLERS
 from proxy.commands import (
     HIDDEN_KEYS,
     MAX_COMMANDS,
+    MOST_ARGUMENTS,
     NO_KEY,
+    PLANS,
+    REASONS,
+    REDIS_VERSION,
+    REFUSED_MARKS,
     SERVER,
     TABLE,
     Command,
     CommandTable,
     Plan,
+    Row,
     rows_of,
 )
-from scripts.generate_commands import OUTPUT, ask, generate, own_server, version_of
+from scripts.generate_commands import OUTPUT, Listing, ask, generate, listing_of, own_server, widest
 
 EMPTY = CommandTable.of([])
 
@@ -45,8 +53,8 @@ def names(plan: Plan) -> set[str]:
     return {command.name for command in TABLE.commands if command.plan is plan}
 
 
-def without_id(command: Command) -> tuple[Any, ...]:
-    return tuple(getattr(command, name) for name in Command.__slots__ if name != "id")
+def without_id(command: Command) -> Command:
+    return dataclasses.replace(command, id=0)
 
 
 # --- the file ----------------------------------------------------------------------------------
@@ -54,22 +62,80 @@ def without_id(command: Command) -> tuple[Any, ...]:
 
 def test_file_is_what_the_installed_server_gives() -> None:
     with own_server() as connection:
-        installed = version_of(connection)
-        if installed != SERVER:
-            pytest.skip(f"generated from {SERVER}, installed is {installed}")
-        assert generate(connection) == OUTPUT.read_text()
+        listing = listing_of(connection)
+    servers = json.loads(OUTPUT.read_text())["servers"]
+    if listing.server != servers[0]:
+        pytest.skip(f"generated from {servers[0]} first, installed is {listing.server}")
+    installed = json.loads(generate([listing]))["commands"]
+    in_file = [row for row in rows_in_file() if 0 in row["servers"]]
+    assert [without_arity(row) for row in installed] == [
+        without_arity({**row, "servers": [0]}) for row in in_file
+    ]
+    for ours, theirs in zip(in_file, installed, strict=True):
+        assert widest([ours["arity"], theirs["arity"]]) == ours["arity"], ours
 
 
-def test_file_has_one_command_a_line_and_names_its_server() -> None:
+def without_arity(row: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in row.items() if key != "arity"}
+
+
+def test_file_has_one_command_a_line_and_names_its_servers() -> None:
     lines = OUTPUT.read_text().splitlines()
-    assert lines[0].startswith(f'{{"server": "{SERVER}"')
+    assert lines[0].startswith(f'{{"servers": ["{SERVER}", ')
     assert len(lines) - 2 == len(TABLE.by_name)
+    assert (SERVER, REDIS_VERSION) == ("redis 7.0.15", "7.0.15")
+
+
+def test_file_has_redis_7_2_and_7_4_and_valkey_8() -> None:
+    servers = [server.split() for server in json.loads(OUTPUT.read_text())["servers"]]
+    assert {name for name, _ in servers} == {"redis", "valkey"}
+    assert max(version for name, version in servers if name == "redis") >= "7.4"
+    assert max(version for name, version in servers if name == "valkey") >= "8.1"
+    assert {
+        *("client|setinfo", "client|no-touch", "cluster|myshardid", "waitaof"),
+        *("hexpire", "hpexpire", "hexpireat", "hpexpireat", "httl", "hpttl", "hexpiretime", "hpexpiretime"),
+        *("hpersist", "script|show", "client|capa", "cluster|slot-stats", "commandlog|get"),
+    } <= set(TABLE.by_name)
+    assert not [row["name"] for row in rows_in_file() if "module" in row["flags"]]  # such are learnt
+    assert command("zrank").arity == -3  # 3 in 7.0, with WITHSCORE since 7.2
+
+
+def listing(server: str, *rows: tuple[str, int, str]) -> Listing:
+    """A server's commands: name, arity, since."""
+    return Listing(
+        server,
+        [Row(name, arity, (server,), (), (1, 1, 1), ()) for name, arity, _ in rows],
+        {name: {"group": b"string", "since": since.encode()} for name, _, since in rows},
+    )
+
+
+def test_servers_are_merged_and_the_first_wins_but_for_the_arity() -> None:
+    text = generate(
+        [
+            listing("redis 7", ("b", 3, "1"), ("a", 2, "1")),
+            listing("valkey 8", ("c", 2, "8"), ("a", -3, "2"), ("b", 3, "2")),
+        ]
+    )
+    data = json.loads(text)
+    assert data["servers"] == ["redis 7", "valkey 8"]
+    assert [(r["name"], r["arity"], r["flags"], r["since"], r["servers"]) for r in data["commands"]] == [
+        ("a", -2, ["redis 7"], "1", [0, 1]),
+        ("b", 3, ["redis 7"], "1", [0, 1]),
+        ("c", 2, ["valkey 8"], "8", [1]),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("arities", "arity"), [([3], 3), ([3, 3], 3), ([3, -3], -3), ([3, -2], -2), ([2, 4], -2), ([-4, -3], -3)]
+)
+def test_widest_arity(arities: list[int], arity: int) -> None:
+    assert widest(arities) == arity
 
 
 def test_generator_writes_where_it_is_told(tmp_path: Path) -> None:
     output = tmp_path / "commands.json"
     subprocess.run(
-        [sys.executable, "-m", "scripts.generate_commands", "--output", output],
+        [sys.executable, "-m", "scripts.generate_commands", "redis-server", "--output", output],
         check=True,
         capture_output=True,
         cwd=OUTPUT.parents[1],
@@ -79,14 +145,14 @@ def test_generator_writes_where_it_is_told(tmp_path: Path) -> None:
 
 def test_generator_refuses_an_address_without_port() -> None:
     done = subprocess.run(
-        [sys.executable, "-m", "scripts.generate_commands", "localhost"],
+        [sys.executable, "-m", "scripts.generate_commands", "localhost:redis"],
         check=False,
         capture_output=True,
         text=True,
         cwd=OUTPUT.parents[1],
     )
     assert done.returncode == 2
-    assert "'localhost' is not HOST:PORT" in done.stderr
+    assert "'localhost:redis' is not HOST:PORT" in done.stderr
 
 
 # --- plans -------------------------------------------------------------------------------------
@@ -108,81 +174,71 @@ def test_lookup_knows_no_case() -> None:
 
 def test_every_plan_but_forward_is_for_these_only() -> None:
     assert names(Plan.SPLIT) == {"mget", "mset", "del", "unlink", "exists", "touch"}
-    assert names(Plan.LOCAL) == {
-        "auth",
-        "echo",
-        "hello",
-        "info",
-        "ping",
-        "quit",
-        "select",
-        "time",
-        "client",
-        "client|getname",
-        "client|help",
-        "client|id",
-        "client|info",
-        "client|no-evict",
-        "client|setname",
-        "config",
-        "config|get",
-        "config|help",
-        "config|resetstat",
-        "config|rewrite",
-        "config|set",
+    assert names(Plan.TRANSACTION) == {"multi", "exec", "discard", "watch", "unwatch"}
+    assert names(Plan.PIN) == {
+        *("blpop", "brpop", "blmove", "brpoplpush", "blmpop", "bzpopmin", "bzpopmax", "bzmpop"),
+        *("xread", "xreadgroup"),
     }
-    assert {name.partition("|")[0] for name in names(Plan.ANY)} == {
-        "command",
-        "memory",
-        "object",
-        "xgroup",
-        "xinfo",
+    assert {name.partition("|")[0] for name in names(Plan.LOCAL)} == {
+        *("ping", "echo", "quit", "select", "time", "auth", "hello", "reset", "role"),
+        *("readonly", "readwrite", "asking", "publish", "spublish"),
+        *("subscribe", "psubscribe", "ssubscribe", "unsubscribe", "punsubscribe", "sunsubscribe"),
+        *("client", "config", "slowlog", "latency", "acl", "cluster"),
     }
-    assert {name for name in names(Plan.ANY) if not name.startswith("command")} == {
-        "memory|help",
-        "object|help",
-        "xgroup|help",
-        "xinfo|help",
+    assert {name.partition("|")[0] for name in names(Plan.FANOUT)} == {
+        *(
+            "dbsize",
+            "keys",
+            "flushall",
+            "flushdb",
+            "randomkey",
+            "scan",
+            "wait",
+            "waitaof",
+            "lastsave",
+            "info",
+        ),
+        *("script", "function", "pubsub", "memory"),
+    }
+    assert {name for name in names(Plan.ANY) if not name.endswith("|help")} == {
+        *("command", "command|count", "command|docs", "command|getkeys", "command|getkeysandflags"),
+        *("command|info", "command|list", "lolwut", "acl|cat", "acl|genpass", "module|list", "script|show"),
     }
 
 
-def test_every_data_command_of_redis_7_is_forwarded_or_split() -> None:
-    """By the groups of COMMAND DOCS: what is left over blocks or needs no key."""
+def test_exceptions_are_for_commands_that_there_are() -> None:
+    assert set(PLANS) <= set(TABLE.by_name)
+    assert set(REASONS) <= set(TABLE.by_name)
+    assert not set(PLANS) & set(REASONS)
+
+
+def test_refused_ones_and_no_others_have_a_reason() -> None:
+    for found in TABLE.commands:
+        assert bool(found.reason) is (found.plan is Plan.REFUSE), found
+    derived = {c.name for c in TABLE.commands if c.reason in (*REFUSED_MARKS.values(), NO_KEY, HIDDEN_KEYS)}
+    assert not derived, "each command of the table has a reason of its own"
+
+
+def test_every_command_answered_here_has_a_handler_of_its_arity() -> None:
+    here = {c.name: c.arity for c in TABLE.commands if c.plan in (Plan.LOCAL, Plan.FANOUT)}
+    handlers = {name.decode(): arity for name, (arity, _) in HANDLERS.items()}
+    assert {name: handlers.get(name) for name in here} == here
+
+
+def test_every_data_command_is_forwarded_or_split() -> None:
+    """By the groups of COMMAND DOCS: what is left over blocks or concerns all servers."""
     groups = {
-        "string",
-        "list",
-        "set",
-        "sorted-set",
-        "hash",
-        "stream",
-        "geo",
-        "bitmap",
-        "hyperloglog",
-        "generic",
+        *("string", "list", "set", "sorted-set", "hash", "stream", "geo", "bitmap", "hyperloglog", "generic")
     }
     left = {
         row["name"]
         for row in rows_in_file()
-        if row["group"] in groups and command(row["name"]).plan not in (Plan.FORWARD, Plan.SPLIT, Plan.ANY)
+        if row["group"] in groups
+        and command(row["name"]).plan not in (Plan.FORWARD, Plan.SPLIT, Plan.ANY, Plan.PIN)
     }
     assert left == {
-        "blmove",
-        "blmpop",
-        "blpop",
-        "brpop",
-        "brpoplpush",
-        "bzmpop",
-        "bzpopmax",
-        "bzpopmin",
-        "xread",
-        "xreadgroup",
-        "keys",
-        "migrate",
-        "pfdebug",
-        "pfselftest",
-        "randomkey",
-        "scan",
-        "wait",
+        *("keys", "randomkey", "scan", "wait", "waitaof"),  # every server
+        *("migrate", "pfdebug", "pfselftest"),  # refused
     }
 
 
@@ -194,62 +250,23 @@ def rows_in_file() -> list[dict[str, Any]]:
 @pytest.mark.parametrize(
     "name",
     [
-        "blpop",
-        "xread",
-        "xreadgroup",
-        "eval",
-        "evalsha_ro",
-        "fcall",
-        "script|load",
-        "function|list",
-        "multi",
-        "exec",
-        "discard",
-        "watch",
-        "unwatch",
-        "subscribe",
-        "spublish",
-        "publish",
-        "pubsub|numsub",
-        "scan",
-        "keys",
-        "dbsize",
-        "flushall",
-        "flushdb",
-        "randomkey",
-        "migrate",
-        "restore-asking",
-        "cluster|slots",
-        "cluster|setslot",
-        "replicaof",
-        "sync",
-        "psync",
-        "debug",
-        "shutdown",
-        "save",
-        "acl|setuser",
-        "acl|whoami",
-        "module|load",
-        "monitor",
-        "wait",
-        "swapdb",
-        "reset",
-        "asking",
-        "readonly",
-        "client|kill",
-        "client|list",
-        "client|tracking",
-        "client|reply",
-        "memory|stats",
-        "pfdebug",
-        "cluster",
-        "script",
-        "function",
-        "acl",
-        "latency",
-        "slowlog",
-        "pubsub",
-        "module",
+        *(
+            "monitor",
+            "debug",
+            "shutdown",
+            "save",
+            "bgsave",
+            "bgrewriteaof",
+            "swapdb",
+            "migrate",
+            "restore-asking",
+        ),
+        *("replicaof", "slaveof", "failover", "sync", "psync", "replconf", "pfdebug", "pfselftest"),
+        *("module|load", "module|loadex", "module|unload", "acl|setuser", "acl|log", "acl|dryrun"),
+        *("memory|stats", "memory|doctor", "memory|malloc-stats", "script|debug"),
+        *("client|tracking", "client|caching", "client|capa", "client|import-source"),
+        *("cluster|setslot", "cluster|failover", "cluster|meet", "cluster|reset", "cluster|slot-stats"),
+        *("commandlog", "commandlog|get"),
     ],
 )
 def test_refused_with_a_reason(name: str) -> None:
@@ -276,6 +293,11 @@ def test_refused_with_a_reason(name: str) -> None:
         ("memory|usage", 2, 2, 1, 0),
         ("xgroup|create", 2, 2, 1, 0),
         ("xinfo|stream", 2, 2, 1, 0),
+        ("eval", 0, 0, 0, 2),
+        ("evalsha_ro", 0, 0, 0, 2),
+        ("fcall", 0, 0, 0, 2),
+        ("hexpire", 1, 1, 1, 0),
+        ("move", 1, 1, 1, 0),
     ],
 )
 def test_forwarded_by_these_keys(name: str, first: int, last: int, step: int, keynum: int) -> None:
@@ -285,15 +307,103 @@ def test_forwarded_by_these_keys(name: str, first: int, last: int, step: int, ke
     assert (found.first, found.last, found.step, found.keynum) == (first, last, step, keynum)
 
 
+@pytest.mark.parametrize(
+    ("name", "keys"),
+    [
+        ("blpop", (1, -2, 1, 0, "", 0)),
+        ("blmove", (1, 2, 1, 0, "", 0)),
+        ("bzmpop", (0, 0, 0, 2, "", 0)),
+        ("xread", (0, 0, 0, 0, "STREAMS", 1)),
+        ("xreadgroup", (0, 0, 0, 0, "STREAMS", 4)),
+    ],
+)
+def test_pinned_by_these_keys(name: str, keys: tuple[int, int, int, int, str, int]) -> None:
+    found = command(name)
+    assert found.plan is Plan.PIN
+    assert (found.first, found.last, found.step, found.keynum, found.keyword, found.start) == keys
+
+
 def test_what_is_forwarded_has_a_key_and_only_containers_have_none() -> None:
-    keyless = {c.name for c in TABLE.commands if c.plan is Plan.FORWARD and not c.first and not c.keynum}
-    assert keyless == {"memory", "object", "xgroup", "xinfo"}
+    keyless = {
+        c.name
+        for c in TABLE.commands
+        if c.plan in (Plan.FORWARD, Plan.PIN) and not (c.first or c.keynum or c.keyword)
+    }
+    assert keyless == {
+        *("acl", "client", "cluster", "config", "function", "latency", "memory", "module", "object"),
+        *("pubsub", "script", "slowlog", "xgroup", "xinfo"),
+    }
     assert all(command(name).container for name in keyless)
+
+
+def test_what_may_be_queued_in_a_transaction() -> None:
+    for name in (
+        *("get", "mset", "rename", "blpop", "xreadgroup", "eval", "fcall", "spublish", "object|help"),
+        *(
+            "command",
+            "lolwut",
+            "ping",
+            "echo",
+            "select",
+            "time",
+            "publish",
+            "unwatch",
+        ),
+    ):
+        assert command(name).queueable, name
+    for name in (
+        *(
+            "multi",
+            "exec",
+            "discard",
+            "watch",
+            "subscribe",
+            "auth",
+            "hello",
+            "reset",
+            "quit",
+            "info",
+            "client|id",
+        ),
+        *(
+            "scan",
+            "keys",
+            "dbsize",
+            "flushall",
+            "script|load",
+            "wait",
+            "config|get",
+            "slowlog|get",
+            "monitor",
+        ),
+        *("cluster|slots", "asking"),
+    ):
+        assert not command(name).queueable, name
+
+
+def test_what_subscribers_of_resp2_may_do() -> None:
+    assert {c.name for c in TABLE.commands if c.in_subscription} == {
+        *("subscribe", "psubscribe", "ssubscribe", "unsubscribe", "punsubscribe", "sunsubscribe"),
+        *("ping", "quit", "reset"),
+    }
+
+
+def test_what_needs_no_authentication() -> None:
+    assert {c.name for c in TABLE.commands if c.without_auth} == {"auth", "hello", "quit", "reset"}
+
+
+def test_what_client_pause_write_holds_back() -> None:
+    held = {c.name for c in TABLE.commands if c.may_replicate}
+    assert {c.name for c in TABLE.commands if c.write} < held
+    assert held - {c.name for c in TABLE.commands if c.write} == {
+        *("eval", "evalsha", "fcall", "pfcount", "publish", "spublish")
+    }
+    assert {"flushall", "function|load", "xreadgroup", "set"} < held
 
 
 def test_command_goes_whole_whatever_its_subcommand() -> None:
     assert command("command").plan is Plan.ANY
-    assert not command("command").container
+    assert command("command|getkeys").plan is Plan.ANY
 
 
 def test_readonly_and_write_are_the_servers(reply: list[Any]) -> None:
@@ -310,9 +420,10 @@ def test_readonly_and_write_are_the_servers(reply: list[Any]) -> None:
 
 def test_a_table_made_of_the_reply_alone_is_the_same(reply: list[Any]) -> None:
     other = EMPTY.extended(reply)
-    if len(other.commands) != len(TABLE.commands):
-        pytest.skip(f"the installed server is not {SERVER}")
-    assert other.by_name == TABLE.by_name
+    assert len(other.by_name) >= 240
+    for name, found in other.by_name.items():
+        ours = command(name)
+        assert dataclasses.replace(found, id=ours.id, arity=ours.arity) == ours
 
 
 def test_known_commands_never_change_and_new_ones_come_last(reply: list[Any]) -> None:
@@ -343,8 +454,7 @@ def test_new_subcommands_of_known_containers() -> None:
                 [],
                 [],
                 [
-                    [b"client|setinfo", 4, [b"noscript"], 0, 0, 0, [b"@slow"], [], [], []],
-                    [b"client|capa", -3, [b"noscript"], 0, 0, 0, [b"@slow"], [], [], []],
+                    [b"client|mood", -3, [b"noscript"], 0, 0, 0, [b"@slow"], [], [], []],
                 ],
             ],
             [
@@ -372,18 +482,38 @@ def test_new_subcommands_of_known_containers() -> None:
                 [],
                 [],
                 [
-                    [b"cluster|slot-stats", -4, [b"stale"], 0, 0, 0, [b"@slow"], [], [], []],
+                    [b"cluster|weather", -4, [b"stale"], 0, 0, 0, [b"@slow"], [], [], []],
+                ],
+            ],
+            [
+                b"mod.box",
+                -2,
+                [],
+                0,
+                0,
+                0,
+                [b"@slow"],
+                [],
+                [],
+                [
+                    [b"mod.box|help", 2, [], 0, 0, 0, [b"@slow"], [], [], []],
+                    [b"mod.box|wait", 3, [b"write", b"blocking"], 2, 2, 1, [b"@slow"], [], [], []],
+                    [b"mod.box|tune", 3, [b"admin"], 2, 2, 1, [b"@admin"], [], [], []],
                 ],
             ],
         ]
     )
     plans = {c.name: c.plan for c in table.commands[len(TABLE.commands) :]}
     assert plans == {
-        "client|setinfo": Plan.LOCAL,
-        "client|capa": Plan.REFUSE,
+        "client|mood": Plan.REFUSE,
         "object|age": Plan.FORWARD,
-        "cluster|slot-stats": Plan.REFUSE,
+        "cluster|weather": Plan.REFUSE,
+        "mod.box": Plan.FORWARD,
+        "mod.box|help": Plan.ANY,
+        "mod.box|wait": Plan.PIN,
+        "mod.box|tune": Plan.REFUSE,
     }
+    assert table.by_name["mod.box"].container
 
 
 def spec(begin: list[Any], find: list[Any], flags: list[bytes]) -> list[Any]:
@@ -413,64 +543,9 @@ def keynum_spec(at: int, index: int, first: int, step: int) -> list[Any]:
         ([b"ft.search", -3, [b"readonly", b"module"], 0, 0, 0], Plan.REFUSE, 0, NO_KEY),
         ([b"mod.hidden", -3, [b"write", b"movablekeys"], 0, 0, 0], Plan.REFUSE, 0, HIDDEN_KEYS),
         ([b"mod.partly", -3, [b"write", b"movablekeys"], 1, 1, 1], Plan.FORWARD, 0, ""),
-        ([b"mod.wait", -3, [b"write", b"blocking"], 1, 1, 1], Plan.REFUSE, 0, "may wait for data to come"),
-        (
-            [
-                b"mod.counted",
-                -3,
-                [b"write", b"movablekeys"],
-                0,
-                0,
-                0,
-                [b"@write"],
-                [],
-                [keynum_spec(2, 0, 1, 1)],
-                [],
-            ],
-            Plan.FORWARD,
-            2,
-            "",
-        ),
-        (
-            [
-                b"msetex",
-                -4,
-                [b"write", b"movablekeys"],
-                0,
-                0,
-                0,
-                [b"@write"],
-                [],
-                [keynum_spec(1, 0, 1, 2)],
-                [],
-            ],
-            Plan.REFUSE,
-            0,
-            HIDDEN_KEYS,
-        ),
-        (
-            [
-                b"mod.keyword",
-                -3,
-                [b"readonly"],
-                0,
-                0,
-                0,
-                [b"@read"],
-                [],
-                [
-                    spec(
-                        [b"keyword", b"keyword", b"KEYS", b"startfrom", 1],
-                        [b"range", b"lastkey", -1, b"keystep", 1, b"limit", 0],
-                        [b"RO"],
-                    )
-                ],
-                [],
-            ],
-            Plan.REFUSE,
-            0,
-            HIDDEN_KEYS,
-        ),
+        ([b"mod.wait", -3, [b"write", b"blocking"], 1, 1, 1], Plan.PIN, 0, ""),
+        ([b"mod.doze", -1, [b"blocking"], 0, 0, 0], Plan.REFUSE, 0, NO_KEY),
+        ([b"mod.rule", -3, [b"admin", b"blocking"], 1, 1, 1], Plan.REFUSE, 0, REFUSED_MARKS["admin"]),
         # RESP3: maps and sets.
         (
             [
@@ -508,10 +583,61 @@ def test_commands_the_table_does_not_know(entry: list[Any], plan: Plan, keynum: 
     assert (found.plan, found.keynum, found.reason) == (plan, keynum, reason)
 
 
+def range_spec(begin: list[Any], last: int, step: int, limit: int) -> list[Any]:
+    return spec(begin, [b"range", b"lastkey", last, b"keystep", step, b"limit", limit], [b"RO"])
+
+
+def keyword_spec(word: bytes, start: int, last: int = -1, step: int = 1, limit: int = 0) -> list[Any]:
+    return range_spec([b"keyword", b"keyword", word, b"startfrom", start], last, step, limit)
+
+
+UNKNOWN_SPEC = spec([b"unknown"], [b"unknown"], [b"RO"])
+
+
+@pytest.mark.parametrize(
+    ("specs", "keys"),
+    [
+        ([keynum_spec(2, 0, 1, 1)], {"keynum": 2}),
+        ([UNKNOWN_SPEC, keynum_spec(2, 0, 1, 1), keynum_spec(3, 0, 1, 1)], {"keynum": 2}),
+        # MSETEX numkeys key value …: between the keys are others, and the first will do.
+        ([keynum_spec(1, 0, 1, 2)], {"first": 2, "last": 2, "step": 1}),
+        ([keynum_spec(1, 0, 3, 1)], {"first": 4, "last": 4, "step": 1}),
+        ([keynum_spec(1, 0, 1, 1), keyword_spec(b"ALSO", 1)], {"keynum": 1}),
+        ([keyword_spec(b"KEYS", 1)], {"keyword": "KEYS", "start": 1}),
+        ([keyword_spec(b"STREAMS", 4, limit=2)], {"keyword": "STREAMS", "start": 4}),
+        # Searched for from the end, one key of what follows, keys between others.
+        ([keyword_spec(b"KEYS", -2)], None),
+        ([keyword_spec(b"STORE", 2, last=0)], None),
+        ([keyword_spec(b"PAIRS", 2, step=2)], None),
+        ([UNKNOWN_SPEC], None),
+    ],
+)
+def test_keys_of_commands_the_table_does_not_know(specs: list[Any], keys: dict[str, Any] | None) -> None:
+    table = TABLE.extended([[b"mod.new", -3, [b"write"], 0, 0, 0, [b"@write"], [], specs, []]])
+    found = table.by_name["mod.new"]
+    nowhere = {"first": 0, "last": 0, "step": 0, "keynum": 0, "keyword": "", "start": 0}
+    assert {name: getattr(found, name) for name in nowhere} == {**nowhere, **(keys or {})}
+    if keys is None:
+        assert (found.plan, found.reason) == (Plan.REFUSE, HIDDEN_KEYS)
+    else:
+        assert (found.plan, found.reason) == (Plan.FORWARD, "")
+
+
+def test_what_is_learnt_may_be_queued_unless_it_says_no() -> None:
+    table = TABLE.extended(
+        [[b"mod.one", 2, [b"write"], 1, 1, 1], [b"mod.two", 2, [b"write", b"no_multi"], 1, 1, 1]]
+    )
+    assert table.by_name["mod.one"].queueable
+    assert not table.by_name["mod.two"].queueable
+
+
 def test_entries_that_make_no_sense_are_left_out() -> None:
     assert TABLE.extended([None, b"x", [], [b"a", 1], [1, 2, 3, 4, 5, 6], [b"b", None, [], 1, 1, 1]]) is TABLE
     assert TABLE.extended([[b"\xff\xfe", 2, [], 1, 1, 1]]) is TABLE
     assert TABLE.extended([[b"no|container", 2, [], 1, 1, 1]]) is TABLE
+    assert TABLE.extended([[b"far", 2, [], MOST_ARGUMENTS + 1, 1, 1]]) is TABLE
+    odd = spec([b"index", b"index", b"one"], [b"keynum", b"keynumidx", 0, b"firstkey", 1, b"keystep", 1], [])
+    assert TABLE.extended([[b"odd", 2, [], 0, 0, 0, [], [], [odd], []]]) is TABLE
 
 
 def test_no_more_commands_than_there_is_room_for() -> None:

@@ -1,9 +1,11 @@
 """Both configuration files: every key, every way to get one wrong, and where the error points."""
 
+import hashlib
 import json
 import re
 from dataclasses import MISSING, fields
 from datetime import date
+from ipaddress import ip_network
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -13,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from proxy.address import Address
-from proxy.config import ClusterConfig, Config, ConfigError, Key, Options, ProxyConfig, keys, load
+from proxy.config import ClientUser, ClusterConfig, Config, ConfigError, Key, Options, ProxyConfig, keys, load
 
 EXAMPLES = Path(__file__).parents[2] / "templates" / "examples"
 
@@ -149,6 +151,13 @@ def test_defaults(files: Files) -> None:
     )
 
 
+def test_defaults_of_the_clusters_keys_of_ours(files: Files) -> None:
+    (cluster,) = files.load(LEAST).clusters
+    assert (cluster.client_password, cluster.client_users, cluster.announce_addr) == ("", (), None)
+    assert (cluster.read_from, cluster.zone, cluster.server_zones) == ("master", "", ())
+    assert cluster.pinned_connections == 1000
+
+
 def test_defaults_of_ours() -> None:
     proxy = ProxyConfig()
     assert (proxy.threads, proxy.shutdown_timeout, proxy.tcp_keepalive) == (0, 10_000, 60_000)
@@ -251,6 +260,42 @@ def test_the_password_is_read_and_never_shown(files: Files) -> None:
     assert config.clusters[0].redis_auth == f"{SECRET}#'x"
     assert "bob" in repr(config)
     assert SECRET not in repr(config)
+
+
+def digest(password: str) -> bytes:
+    return hashlib.sha256(password.encode()).digest()
+
+
+def test_client_users(files: Files) -> None:
+    hashed = digest("other").hex()
+    config = files.one(
+        "client_users", f'["bob:{SECRET}", "eve:a:b#c", "ann:#{hashed}", "ben:#{hashed.upper()}"]'
+    )
+    assert config.client_users == (
+        ClientUser("bob", digest(SECRET), SECRET),
+        ClientUser("eve", digest("a:b#c"), "a:b#c"),
+        ClientUser("ann", digest("other")),
+        ClientUser("ben", digest("other")),
+    )
+    assert SECRET not in repr(config)
+    assert SECRET not in repr(config.client_users)
+    assert files.one("client_users", "[]").client_users == ()
+    assert files.one("client_password", f'"{SECRET}"').client_password == SECRET
+
+
+def test_announce_addr(files: Files) -> None:
+    assert files.one("announce_addr", '"lb.example:7"').announce_addr == Address("lb.example", 7)
+    assert files.one("announce_addr", '""').announce_addr is None
+
+
+def test_server_zones(files: Files) -> None:
+    config = files.one("server_zones", '["10.0.1.0/24 eu-west-1a", "10.0.2.7 b", "fd00::/8  c"]')
+    assert config.server_zones == (
+        (ip_network("10.0.1.0/24"), "eu-west-1a"),
+        (ip_network("10.0.2.7/32"), "b"),
+        (ip_network("fd00::/8"), "c"),
+    )
+    assert files.one("server_zones", "[]").server_zones == ()
 
 
 # --- what is refused -----------------------------------------------------------------------------
@@ -516,8 +561,61 @@ def test_a_file_that_is_cut_off(files: Files, servers: str, end: str) -> None:
 
 
 @pytest.mark.parametrize(
+    ("line", "problem"),
+    [
+        ('client_users = ["bob"]', "client_users = (hidden): is not name:password"),
+        ('client_users = [""]', "client_users = (hidden): is not name:password"),
+        ('client_users = ["bob:"]', "client_users = (hidden): is not name:password"),
+        (f'client_users = [":{SECRET}"]', "client_users = (hidden): is not name:password"),
+        (f'client_users = ["b b:{SECRET}"]', "client_users = (hidden): the name holds a space or"),
+        (f'client_users = ["b\\u0007b:{SECRET}"]', "client_users = (hidden): the name holds a space or"),
+        (
+            f'client_users = ["bob:#{SECRET}"]',
+            "client_users = (hidden): the password begins with # and is not",
+        ),
+        (
+            f'client_users = ["bob:#{"0" * 63}"]',
+            "client_users = (hidden): the password begins with # and is not",
+        ),
+        (
+            f'client_users = ["default:{SECRET}"]',
+            "client_users = (hidden): 'default' is the user that client_password is for",
+        ),
+        (f'client_users = ["bob:{SECRET}", "bob:x"]', "client_users = (hidden): user 'bob' is given twice;"),
+        (f'client_users = "bob:{SECRET}"', "client_users = (hidden): is a string; must be an array"),
+        (f'client_password = ["{SECRET}"]', "client_password = (hidden): is an array; must be a string"),
+        ('announce_addr = "6379"', "announce_addr = '6379': not host:port"),
+        ('announce_addr = "lb:0"', "announce_addr = 'lb:0': port 0 is not in"),
+        ('read_from = "replicas"', "read_from = 'replicas': is not known (did you mean replica?); must be"),
+        ('server_zones = ["10.0.1.0/24"]', "server_zones = '10.0.1.0/24': is not a CIDR and a zone, as in"),
+        ('server_zones = ["10.0.1.0/24 a b"]', "server_zones = '10.0.1.0/24 a b': is not a CIDR and a zone"),
+        (
+            'server_zones = ["10.0.1.5/24 a"]',
+            "server_zones = '10.0.1.5/24 a': not a CIDR: 10.0.1.5/24 has host",
+        ),
+        ('server_zones = ["host a"]', "server_zones = 'host a': not a CIDR: 'host' does not appear to be"),
+        ("pinned_connections = 0", "pinned_connections = 0: is out of range; must be 1 to"),
+    ],
+)
+def test_wrong_values_of_the_clusters_keys_of_ours(files: Files, line: str, problem: str) -> None:
+    assert files.error(LEAST + line).startswith(f"conf_cluster.toml:5: [[clusters]] {problem}")
+
+
+def test_the_line_of_one_user(files: Files) -> None:
+    text = LEAST + f'client_users = [\n"bob:{SECRET}",\n"eve",\n]\n'
+    assert files.error(text) == (
+        "conf_cluster.toml:7: [[clusters]] client_users = (hidden): is not name:password"
+    )
+
+
+@pytest.mark.parametrize(
     "wrong",
     [
+        f'client_password = "{SECRET}',
+        f"client_password = {SECRET}",
+        f'client_users = ["bob:{SECRET}"',
+        f'client_users = ["bob:{SECRET}", 1]',
+        f'client_users = ["bob:{SECRET}\\U0000d800"]',
         f"redis_auth = {SECRET}",
         f'redis_auth = "{SECRET}',
         f'redis_auth "{SECRET}"',
@@ -734,7 +832,7 @@ def test_every_field_is_declared(config: type[ProxyConfig | ClusterConfig | Opti
             assert key.minimum <= key.default <= key.maximum, name
         if name.endswith(("timeout", "interval", "floor")):
             assert key.unit == "ms", name
-        assert key.secret is (name == "redis_auth")
+        assert key.secret is (name in {"redis_auth", "client_password", "client_users"})
 
 
 @pytest.mark.parametrize("config", [ProxyConfig, ClusterConfig])
