@@ -31,6 +31,7 @@ from proxy.resp cimport (
 from proxy.routing cimport owner_of, route
 from proxy.sessions cimport (
     answered, close_session, end_transaction, enqueue, respond, say_goodbye, unread,
+    waits_no_more,
 )
 from proxy.slots cimport key_slot
 from proxy.split cimport (
@@ -235,9 +236,12 @@ cdef class Dispatcher:
         if not session.authenticated and session.cluster.protected and not entry.without_auth:
             reject(&self.core, session, id, NOAUTH)
             return True
-        session.postponed = session.cluster.paused and self._is_held(session, entry)
-        if session.postponed:
+        if session.cluster.paused and self._is_held(session, entry):
+            session.postponed = True
             return False
+        if session.postponed:
+            session.postponed = False
+            waits_no_more(session)
         if session.subscribed and session.protocol == 2 and not entry.in_subscription:
             self._refuse(session, id, SUBSCRIBED, data, scan)
             return True

@@ -154,6 +154,7 @@ cdef struct Session:
     uint8_t authenticated
     uint8_t subscribed      # RESP2 allows it little else then
     uint8_t replies         # a Replies
+    uint8_t counted         # among those that wait
     uint8_t postponed       # its next request waits for the end of CLIENT PAUSE
     uint8_t muted           # the present command gets no reply
     void *client            # a Python object: what CLIENT commands know of it; NULL until one came
@@ -256,8 +257,7 @@ cdef struct Cluster:
     uint64_t slow_count
     CommandStats *commands  # MAX_COMMANDS of them
     uint64_t sessions
-    uint64_t blocked            # of them, those that waited for data or a pause at the last sweep
-    uint64_t blocked_so_far     # in the sweep under way
+    uint64_t blocked            # of them, those that wait for data or the end of a pause
     uint64_t moved
     uint64_t asked
     uint64_t retried

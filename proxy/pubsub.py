@@ -6,8 +6,8 @@ PUBLISH, so a channel or pattern may be subscribed to at any of them. The *home*
 the owner of ``PUBSUB_SLOT``, where PUBLISH goes too: so messages come in the order they were published
 in, and receivers are counted, as with one plain Redis. What is too much for one server is what shard
 channels are for: the home of each is the owner of its slot. Keyspace notifications are told only by
-the server that has the key: names that begin with ``__key`` are at home at every master. Other
-patterns that match such channels, ``*`` for one, get the notifications of one server.
+the server that has the key: their channels, and patterns that may match them, ``*`` for one, are at
+home at every master; what is no notification is passed on from one of them.
 
 When a name moves, the old home is left only once the new one has confirmed, and messages are passed
 on from one home at a time: what is published within that moment may come twice or not at all.
@@ -15,6 +15,7 @@ on from one home at a time: what is published within that moment may come twice 
 Sources: https://redis.io/docs/latest/develop/pubsub/ and redis-server's pubsub.c.
 """
 
+import re
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable
@@ -28,7 +29,7 @@ from proxy.reply import RESP3, array, bulk, integer, null
 from proxy.slots import slot_of
 
 EVERYWHERE: Final = b"__key"
-"""How names begin that are subscribed to at every master: ``__keyspace@0__:…``, ``__keyevent@0__:…``."""
+"""How channels of notifications begin: ``__keyspace@0__:…``, ``__keyevent@0__:…``."""
 PUBSUB_SLOT: Final = 0  # kept in step with dispatch.pyx
 MOST_REDIRECTIONS: Final = 5
 """MOVED in a row that are followed; then the name waits for the next topology."""
@@ -51,6 +52,14 @@ class Kind(Enum):
 def home_slot(kind: Kind, name: bytes) -> int:
     """The slot whose owner is the home of a name."""
     return slot_of(name) if kind is Kind.SHARD else PUBSUB_SLOT
+
+
+def _may_notify(kind: Kind, name: bytes) -> bool:
+    """Whether the name is a channel of notifications, or a pattern that may match one."""
+    if kind is Kind.CHANNEL:
+        return name.startswith(EVERYWHERE)
+    literal = re.split(rb"[*?\[\\]", name, maxsplit=1)[0]
+    return literal.startswith(EVERYWHERE) or (literal != name and EVERYWHERE.startswith(literal))
 
 
 class Subscriber(Protocol):
@@ -114,19 +123,32 @@ class Tally:
             count = self._counts[kind].get(name)
             return count.sessions - sum(count.hubs.get(server, 0) for server in servers) if count else 0
 
+    def repeated_patterns(self) -> int:
+        """How often servers, taken together, count patterns of this process more than once."""
+        with self._lock:
+            return sum(len(count.hubs) - 1 for count in self._counts[Kind.PATTERN].values() if count.hubs)
+
     def receivers(self, channel: bytes, server: str, counted: int, kind: Kind = Kind.CHANNEL) -> int:
         """How many received a message of which the server (host:port) says that ``counted`` did.
 
         A shard channel's kind is SHARD: patterns do not match those.
         """
-        counted += self.surplus(kind, channel, (server,))
+        sessions, hubs = self._counts_at(kind, channel, server)
         if kind is not Kind.SHARD and self._counts[Kind.PATTERN]:
             with self._lock:
                 patterns = list(self._counts[Kind.PATTERN])
             for pattern in patterns:
                 if matches(pattern, channel, nocase=False):
-                    counted += self.surplus(Kind.PATTERN, pattern, (server,))
-        return max(counted, 0)
+                    more, there = self._counts_at(Kind.PATTERN, pattern, server)
+                    sessions, hubs = sessions + more, hubs + there
+        # A hub that is leaving may be counted by the server still, or no longer.
+        return sessions + max(counted - hubs, 0)
+
+    def _counts_at(self, kind: Kind, name: bytes, server: str) -> tuple[int, int]:
+        """The sessions that receive a name, and the hubs that the server counts in their place."""
+        with self._lock:
+            count = self._counts[kind].get(name)
+            return (count.sessions, count.hubs.get(server, 0)) if count else (0, 0)
 
 
 # --- the hub -------------------------------------------------------------------------------------
@@ -241,7 +263,7 @@ class Hub:
         for name in names:
             subscription = named.get(name)
             if subscription is None:
-                everywhere = kind is not Kind.SHARD and name.startswith(EVERYWHERE)
+                everywhere = kind is not Kind.SHARD and _may_notify(kind, name)
                 subscription = named[name] = _Subscription(kind, name, self._slot(kind, name), everywhere)
             if name not in session.names[kind]:
                 session.names[kind][name] = subscription
@@ -295,7 +317,7 @@ class Hub:
                 self._refused(server, frame)
             return  # or PONG
         word, at = _bulk(frame, frame.index(b"\n") + 1)
-        name, _ = _bulk(frame, at)
+        name, after = _bulk(frame, at)
         named = self._named.get(word)
         if named is None:
             self._answered(server, word, name)
@@ -304,6 +326,10 @@ class Hub:
         asked = subscription.at.get(server) if subscription else None
         if subscription is None or asked is None or not asked.confirmed:
             return  # nobody wants it any more, or it comes from another home
+        if subscription.everywhere and subscription.kind is Kind.PATTERN:
+            channel, _ = _bulk(frame, after)
+            if not channel.startswith(EVERYWHERE) and server != self._first(subscription):
+                return  # every master passes it on
         resp3 = b""
         for client in list(subscription.listeners.values()):  # a push may end a session
             if client.protocol != RESP3:
@@ -311,6 +337,13 @@ class Hub:
             else:
                 resp3 = resp3 or b"".join((b">", memoryview(frame)[1:]))
                 self._push(client.id, resp3)
+
+    def _first(self, subscription: _Subscription) -> str | None:
+        """The master whose messages count where all of them have the same."""
+        home = self._owner(subscription.slot)
+        if home is not None and home in subscription.at and subscription.at[home].confirmed:
+            return home
+        return next((server for server, asked in subscription.at.items() if asked.confirmed), None)
 
     def opened(self, server: str) -> None:
         """The connection to a server stands."""

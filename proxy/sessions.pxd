@@ -9,6 +9,7 @@ cdef void say_goodbye(Core *core, Session *session) noexcept nogil
 cdef void enqueue(Session *session, Request *request) noexcept nogil
 cdef void respond(
     Core *core, Session *session, uint16_t command, const char *reply, size_t size) noexcept nogil
+cdef void waits_no_more(Session *session) noexcept nogil
 cdef void end_transaction(Core *core, Session *session) noexcept nogil
 cdef void answered(Core *core, Request *request, const char *reply, size_t size) noexcept nogil
 cdef void push(Core *core, Session *session, const char *data, size_t size) noexcept nogil

@@ -90,6 +90,7 @@ cdef void close_session(Core *core, Session *session) noexcept nogil:
             _abandon(core, request)
         request = after
     session.head = session.tail = session.blocked = NULL
+    waits_no_more(session)
     if session.pin != NULL:
         drop_pin(core, session.pin)
         session.pin = NULL
@@ -108,6 +109,13 @@ cdef void close_session(Core *core, Session *session) noexcept nogil:
         _forget_client(core, session)
     close_conn(core, &session.conn)
     push_conn(&core.dead, &session.conn)
+
+
+cdef void waits_no_more(Session *session) noexcept nogil:
+    """Takes a session out of the count of those that wait, into which ``sweep`` takes them."""
+    if session.counted:
+        session.counted = False
+        session.cluster.blocked -= 1
 
 
 cdef void end_transaction(Core *core, Session *session) noexcept nogil:
@@ -308,6 +316,7 @@ cdef void finish(Core *core, Request *request) noexcept nogil:
         0 if request.flags & BLOCKING else core.now - request.started)
     if request == session.blocked:
         session.blocked = NULL
+        waits_no_more(session)
         wake(core, session)
     if request == session.head:
         _advance(core, session)

@@ -131,7 +131,6 @@ cdef void sweep(Core *core) noexcept nogil:
     core.sweep_at = core.now + SWEEP_INTERVAL
     for c in range(core.cluster_count):
         cluster = core.clusters[c]
-        cluster.blocked_so_far = 0
         for i in range(cluster.server_count):
             server = cluster.servers[i]
             for n in range(server.upstream_count):
@@ -144,8 +143,10 @@ cdef void sweep(Core *core) noexcept nogil:
             _wake_all(core, cluster)
     limit = core.limits.read_timeout
     while session != NULL:
-        if session.postponed or session.blocked != NULL and _is_waiting(session.blocked):
-            session.cluster.blocked_so_far += 1
+        if not session.counted and (
+                session.postponed or session.blocked != NULL and _is_waiting(session.blocked)):
+            session.counted = True
+            session.cluster.blocked += 1
         if limit and core.now - session.conn.heard >= limit and session.queued == 0 \
                 and not session.conn.flags & PAUSED:
             kill_session(core, session)
@@ -159,8 +160,6 @@ cdef void sweep(Core *core) noexcept nogil:
                 unblock(core, session, False)
             wake(core, session)
         session = session.next
-    for c in range(core.cluster_count):
-        core.clusters[c].blocked = core.clusters[c].blocked_so_far
 
 
 cdef bint _is_waiting(const Request *request) noexcept nogil:

@@ -139,4 +139,8 @@ def _subscribers(context: Context, kind: Kind) -> Callable[[list[bytes]], bytes]
 
 @answers("pubsub|numpat", 2)
 def _pubsub_numpat(_client: Client, context: Context, args: list[bytes]) -> Answer:
-    return every_master(context, args, total, readonly=True)
+    def combine(replies: list[bytes]) -> bytes:
+        # Those that may match notifications are at every master.
+        return integer(number(total(replies)) - context.hub.tally.repeated_patterns())
+
+    return every_master(context, args, combine, readonly=True)

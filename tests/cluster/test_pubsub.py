@@ -20,18 +20,20 @@ from tests.cluster.wire import Wire
 Clusters = Callable[..., RedisCluster]
 Proxies = Callable[..., ProxyProcess]
 
-# Who says what (a or b), and how many replies it gets at once.
+# Who says what (a to d), or nothing, and how many replies it gets then. A message is waited for before its
+# channel is left: it comes from a server on another connection than the replies.
 DIALOGUES = {
     "a channel": (
-        "a SUBSCRIBE x 1; b PUBLISH x hello 1; b PUBLISH y hello 1; a UNSUBSCRIBE x 1; b PUBLISH x again 1"
+        "a SUBSCRIBE x 1; b PUBLISH x hello 1; a 1; b PUBLISH y hello 1; a UNSUBSCRIBE x 1;"
+        " b PUBLISH x again 1"
     ),
-    "several": "a SUBSCRIBE x y x 3; b PUBLISH y hello 1; a UNSUBSCRIBE y 1; a UNSUBSCRIBE 1; a PING 1",
+    "several": "a SUBSCRIBE x y x 3; b PUBLISH y hello 1; a 1; a UNSUBSCRIBE y 1; a UNSUBSCRIBE 1; a PING 1",
     "a pattern": (
-        "a PSUBSCRIBE x* y? 2; b PUBLISH xyz hello 1; a PING 1; b PUBLISH y hello 1; a PUNSUBSCRIBE y? 1"
+        "a PSUBSCRIBE x* y? 2; b PUBLISH xyz hello 1; a 1; a PING 1; b PUBLISH y hello 1; a PUNSUBSCRIBE y? 1"
     ),
     "both": "a SUBSCRIBE x 1; a PSUBSCRIBE x* 1; b PUBLISH x hello 1; b PUBLISH x again 1",
     "a shard channel": (
-        "a SSUBSCRIBE {s}x {s}y 2; b SPUBLISH {s}x hello 1; a SUNSUBSCRIBE {s}x 1; a SUNSUBSCRIBE 1"
+        "a SSUBSCRIBE {s}x {s}y 2; b SPUBLISH {s}x hello 1; a 1; a SUNSUBSCRIBE {s}x 1; a SUNSUBSCRIBE 1"
     ),
     "none": "a UNSUBSCRIBE 1; a PUNSUBSCRIBE 1; a SUNSUBSCRIBE 1; a UNSUBSCRIBE x y 2; a PING 1",
     "what else it may do": "a SUBSCRIBE x 1; a PING 1; a PING hello 1; a GET x 1; a SUBSCRIBE 1; a QUIT 1",
@@ -57,7 +59,10 @@ def play(port: int, dialogue: str, protocol: int, mark: str, expected: Heard | N
             wire.ask("HELLO", protocol)
         for line in dialogue.split("; "):
             who, *words, count = line.split()
-            clients[who].send(pack(*(re.sub("^([{]s[}])?([xy])", rf"\\1{mark}\\2", word) for word in words)))
+            if words:
+                clients[who].send(
+                    pack(*(re.sub("^([{]s[}])?([xy])", rf"\g<1>{mark}\g<2>", word) for word in words))
+                )
             heard[who] += clients[who].replies(int(count))
         for who, wire in clients.items():
             heard[who] += wire.replies(max(0, len((expected or heard)[who]) - len(heard[who])))
@@ -159,12 +164,21 @@ def test_keyspace_notifications_come_from_every_master(new_cluster: Clusters, ne
         master.call("CONFIG", "SET", "notify-keyspace-events", "KEA")
     proxy = new_proxy(cluster)
     keys = [f"key:{number}" for number in range(30)]
-    with Wire(proxy.port) as wire, Wire(proxy.port) as writer:
+    with Wire(proxy.port) as wire, Wire(proxy.port) as all_, Wire(proxy.port) as writer:
         wire.ask("PSUBSCRIBE", "__keyspace@0__:key:*")
+        all_.ask("PSUBSCRIBE", "*")
+        assert writer.ask("PUBSUB", "NUMPAT") == b":2\r\n"
         for key in keys:
             writer.ask("SET", key, "x")
         told = {wire.reply().split(b"\r\n")[6] for _ in keys}
         assert told == {b"__keyspace@0__:%b" % key.encode() for key in keys}
+        # A pattern that matches them and others gets each once.
+        for number in range(10):
+            assert writer.ask("PUBLISH", "other", str(number)) == b":1\r\n"
+        heard = [all_.reply().split(b"\r\n")[6::2] for _ in range(2 * len(keys) + 10)]
+        assert [channel for channel, _ in map(tuple, heard) if channel == b"other"] == [b"other"] * 10
+        all_.send(pack("PING", "the end"))
+        assert b"the end" in all_.reply()
 
 
 def test_messages_come_in_the_order_they_were_published_in(shared_proxy: ProxyProcess) -> None:
