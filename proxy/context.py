@@ -1,30 +1,60 @@
 """What answers may know and do, for one worker and cluster: ``proxy.answers.Context``."""
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 from proxy.answers import Facts, Plane, SlowRecord
 from proxy.commands import CommandTable
-from proxy.config import ClusterConfig, ProxyConfig
+from proxy.config import ClusterConfig, Config, ProxyConfig
+from proxy.counters import Snapshot
+from proxy.dataplane import DataPlane
 from proxy.fanout import Complete, Pending
 from proxy.pubsub import Hub, Tally
+from proxy.reply import INTERNAL_ERROR
 from proxy.sessions import LATENCY_BOUNDS
 from proxy.topology import Topology
 
-if TYPE_CHECKING:
-    from proxy.worker import Worker
-
 log = logging.getLogger("proxy.context")
 
-FAILED = b"-ERR internal error of the proxy; its log says more\r\n"
+
+class Control(Protocol):
+    """What a worker needs of the process around it."""
+
+    def refresh(self, cluster: int, reason: str) -> None: ...
+
+    def facts(self, cluster: int) -> Facts: ...
+
+    def slow_log(self, cluster: int) -> list[SlowRecord]: ...
+
+    def reset_slow_log(self, cluster: int) -> None: ...
+
+
+class Worker(Protocol):
+    """What a context needs of its worker, and of the others."""
+
+    number: int
+    config: Config
+    control: Control
+    commands: CommandTable
+    plane: DataPlane
+
+    @property
+    def peers(self) -> "Sequence[Worker]":
+        """All workers of the process, this one too."""
+
+    def post(self, message: Callable[[], None]) -> None: ...
+
+    def refresh(self, cluster: int, reason: str) -> None: ...
+
+    def snapshot(self, cluster: int) -> Snapshot: ...
 
 
 class WorkerContext:
     """For the worker's own thread, but for what it reads of other workers' counters."""
 
-    def __init__(self, worker: "Worker", cluster: int, tally: Tally) -> None:
+    def __init__(self, worker: Worker, cluster: int, tally: Tally) -> None:
         self.cluster = cluster
         self.topology: Topology | None = None
         self._worker = worker
@@ -49,10 +79,6 @@ class WorkerContext:
     @property
     def facts(self) -> Facts:
         return self._worker.control.facts(self.cluster)
-
-    @property
-    def table(self) -> CommandTable:
-        return self._worker.commands
 
     def _owner(self, slot: int) -> str | None:
         shards = self.topology.shards if self.topology else ()
@@ -98,7 +124,7 @@ class WorkerContext:
         found: dict[str, tuple[int, list[tuple[int, int]]]] = {}
         for worker in self._worker.peers:
             for command, _, (count, _, buckets) in worker.snapshot(self.cluster)["commands"]:
-                name = self.table.commands[command].name
+                name = self._worker.commands.commands[command].name
                 if name:
                     calls, bounds = found.get(name, (0, [(bound, 0) for bound in LATENCY_BOUNDS]))
                     running, total = [], 0
@@ -109,7 +135,7 @@ class WorkerContext:
         return found
 
 
-def _ask(peer: "Worker", ask: Callable[[Plane], Any], tell: Callable[[Any], None]) -> None:
+def _ask(peer: Worker, ask: Callable[[Plane], Any], tell: Callable[[Any], None]) -> None:
     try:
         tell(ask(peer.plane))
     except Exception as error:
@@ -119,9 +145,9 @@ def _ask(peer: "Worker", ask: Callable[[Plane], Any], tell: Callable[[Any], None
 
 def _merged(merge: Callable[[list[Any]], bytes], results: list[Any]) -> bytes:
     if any(isinstance(result, Exception) for result in results):
-        return FAILED
+        return INTERNAL_ERROR
     try:
         return merge(results)
     except Exception:
         log.exception("merging what the workers told")
-        return FAILED
+        return INTERNAL_ERROR

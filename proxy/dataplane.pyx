@@ -40,6 +40,7 @@ cdef const char *NOBODY = b"\0"
 
 cdef enum:
     REFRESH_PAUSE = 20_000_000      # ns between two refreshes asked for
+    MOST_REPLICAS = 64              # of one master that are read from
 
 REFRESH_REASONS = (
     "", "redirected", "connection lost", "server is not ready", "no server for a slot")
@@ -300,7 +301,7 @@ cdef class DataPlane(Dispatcher):
         """
         cdef Cluster *c = self.core.clusters[cluster]
         cdef uint16_t owners[SLOTS]
-        cdef uint16_t found[64]
+        cdef uint16_t found[MOST_REPLICAS]
         cdef Server *server
         cdef uint32_t i, n
         cdef int slot, first, last
@@ -311,7 +312,7 @@ cdef class DataPlane(Dispatcher):
             c.servers[i].listed = c.servers[i].owns = c.servers[i].near = False
             c.servers[i].replica_count = 0
         for name, ranges, replicas in shards:
-            for n, replica in enumerate(replicas[:64]):
+            for n, replica in enumerate(replicas[:MOST_REPLICAS]):
                 server = self._server(cluster, replica)
                 server.listed = True
                 server.near = replica in near
@@ -319,7 +320,7 @@ cdef class DataPlane(Dispatcher):
             server = self._server(cluster, name)
             server.listed = True
             server.near = name in near
-            set_replicas(server, found, min(len(replicas), 64))
+            set_replicas(server, found, min(len(replicas), <size_t>MOST_REPLICAS))
             for first, last in ranges:
                 server.owns = True
                 for slot in range(first, last + 1):

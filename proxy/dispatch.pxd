@@ -35,6 +35,7 @@ cdef class Dispatcher:
         self, Session *session, uint16_t id, const char *data, RequestScan *scan) noexcept with gil
     cdef object client_of(self, Session *session)
     cdef void _await(self, Session *session, uint16_t id, object pending)
+    cdef bint _may_pin(self, Session *session, object fanout)
     cdef void _fan_out(self, Session *session, uint16_t id, object fanout)
     cdef void _send_parts(self, Request *whole, object fanout)
     cdef void _go_on(self) noexcept with gil

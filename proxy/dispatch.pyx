@@ -23,6 +23,7 @@ from proxy.model cimport (
 )
 from proxy.pins cimport has_pins_left
 from proxy.reactor cimport resume_reading
+from proxy.replies cimport CROSSSLOT, OK, TOO_MANY_PINS
 from proxy.requests cimport new_request
 from proxy.resp cimport (
     SCAN_DONE, SCAN_ERROR, SCAN_INLINE, SCAN_MORE, RequestScan, ScanStatus, Span,
@@ -47,6 +48,7 @@ import logging
 from functools import partial
 
 from proxy.fanout import Fanout
+from proxy.reply import INTERNAL_ERROR
 from proxy.resp import fault_text, split_inline
 
 log = logging.getLogger("proxy.dispatch")
@@ -61,14 +63,11 @@ cdef enum:
     PUBSUB_SLOT = 0             # whose server all channels and patterns are at; see proxy.pubsub
     IDLE_ARGS = 16              # arguments that an idle session keeps room for
 
-cdef const char *CROSSSLOT = b"-CROSSSLOT Keys in request don't hash to the same slot\r\n"
 cdef const char *UNBALANCED = b"-ERR Protocol error: unbalanced quotes in request\r\n"
 cdef const char *PONG = b"+PONG\r\n"
-cdef const char *OK = b"+OK\r\n"
 cdef const char *NOAUTH = b"-NOAUTH Authentication required.\r\n"
-cdef const char *TOO_MANY_PINS = (
-    b"-ERR too many clients block or watch on this server; pinned_connections limits how many may\r\n")
 cdef const char *PING_FIRST = b"*1\r\n$4\r\nPING\r\n"
+
 
 cdef class Dispatcher:
     """The deciding half of a worker for its sessions."""
@@ -323,14 +322,16 @@ cdef class Dispatcher:
                 if answer:
                     respond(core, session, id, answer, len(answer))
             elif isinstance(answer, Fanout):
-                self._fan_out(session, id, answer)
+                if answer.blocking and not self._may_pin(session, answer):
+                    respond(core, session, id, TOO_MANY_PINS, strlen(TOO_MANY_PINS))
+                else:
+                    self._fan_out(session, id, answer)
             else:
                 self._await(session, id, answer)
             session.subscribed = client.subscriptions > 0
         except Exception:
             log.exception("a command answered here failed")
-            reply = b"-ERR internal error of the proxy; its log says more\r\n"
-            respond(core, session, id, reply, len(reply))
+            respond(core, session, id, INTERNAL_ERROR, len(INTERNAL_ERROR))
 
     cdef object client_of(self, Session *session):
         """What Python code knows of a session; made when it is first needed."""
@@ -362,6 +363,15 @@ cdef class Dispatcher:
             session = (<Request *><size_t>address).session
             session.subscribed = self.client_of(session).subscriptions > 0
             answered(&self.core, <Request *><size_t>address, reply, len(reply))
+
+    cdef bint _may_pin(self, Session *session, object fanout):
+        """Whether every part can have a connection of its own."""
+        cdef Server *server
+        for slot, _ in fanout.parts:
+            server = owner_of(session, slot)
+            if server != NULL and not has_pins_left(server):
+                return False
+        return True
 
     cdef void _fan_out(self, Session *session, uint16_t id, object fanout):
         """Sends a command's parts to the owners of their slots."""
@@ -423,7 +433,7 @@ cdef class Dispatcher:
             reply = self.owner.refuse(<int>verdict, id, args)
         except Exception:
             log.exception("refusing a command failed")
-            reply = b"-ERR internal error of the proxy; its log says more\r\n"
+            reply = INTERNAL_ERROR
         respond(&self.core, session, id, reply, len(reply))
 
     # --- by the slot of its keys -------------------------------------------------------------
@@ -576,6 +586,8 @@ cdef class Dispatcher:
         request = new_request(core, session, id)
         request.slot = <uint16_t>slot
         request.flags |= BLOCKING
+        if entry.readonly:
+            request.flags |= READONLY
         enqueue(session, request)
         session.blocked = request
         give(core, route(core, session, request), request, data, scan.position)

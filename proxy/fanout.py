@@ -32,6 +32,11 @@ class Fanout:
     readonly: bool = False  # may be sent again even if it may have been executed
     blocking: bool = False  # each part on a connection of its own, without limit of time
 
+    def __post_init__(self) -> None:
+        """Raises ValueError without parts: nothing would ever answer it."""
+        if not self.parts:
+            raise ValueError("a fan-out without parts")
+
 
 Complete = Callable[[bytes], None]
 

@@ -9,6 +9,7 @@ from typing import Final
 
 RESP3: Final = 3
 OK: Final = b"+OK\r\n"
+INTERNAL_ERROR: Final = b"-ERR internal error of the proxy; its log says more\r\n"
 
 _ONE_LINE: Final = bytes.maketrans(b"\r\n", b"  ")
 

@@ -19,6 +19,7 @@ from proxy.slots cimport SLOTS, key_slot
 import logging
 
 from proxy.fanout import PartReply
+from proxy.reply import INTERNAL_ERROR
 
 log = logging.getLogger("proxy.split")
 
@@ -211,7 +212,7 @@ cdef void _combine(Core *core, Request *whole) noexcept with gil:
         reply = (<object>whole.split.combine)(replies)
     except Exception:
         log.exception("merging replies")
-        reply = b"-ERR internal error of the proxy; its log says more\r\n"
+        reply = INTERNAL_ERROR
     if not isinstance(reply, bytes):
         whole.state = AWAITED
         core.tokens += 1

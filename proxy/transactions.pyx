@@ -17,6 +17,7 @@ from proxy.model cimport (
     EXEC, NO_SLOT, READONLY, WATCH, Core, Request, Server, Session, Transaction,
 )
 from proxy.pins cimport has_pins_left, lease
+from proxy.replies cimport CROSSSLOT, OK, TOO_MANY_PINS, null_array
 from proxy.requests cimport new_request
 from proxy.routing cimport owner_of, route
 from proxy.servers cimport usable
@@ -26,7 +27,6 @@ from proxy.upstreams cimport give, unwatch
 cdef const char *MULTI = b"*1\r\n$5\r\nMULTI\r\n"
 cdef const char *EXEC_REQUEST = b"*1\r\n$4\r\nEXEC\r\n"
 
-cdef const char *OK = b"+OK\r\n"
 cdef const char *QUEUED = b"+QUEUED\r\n"
 cdef const char *EMPTY = b"*0\r\n"
 cdef const char *NESTED = b"-ERR MULTI calls can not be nested\r\n"
@@ -35,11 +35,8 @@ cdef const char *DISCARD_WITHOUT_MULTI = b"-ERR DISCARD without MULTI\r\n"
 cdef const char *WATCH_IN_MULTI = b"-ERR WATCH inside MULTI is not allowed\r\n"
 cdef const char *NOT_IN_MULTI = b"-ERR Command not allowed inside a transaction\r\n"
 cdef const char *ABORTED = b"-EXECABORT Transaction discarded because of previous errors.\r\n"
-cdef const char *CROSSSLOT = b"-CROSSSLOT Keys in request don't hash to the same slot\r\n"
 cdef const char *TOO_BIG = (
     b"-ERR the transaction is larger than query_limit allows a request to be\r\n")
-cdef const char *TOO_MANY_PINS = (
-    b"-ERR too many clients block or watch on this server; pinned_connections limits how many may\r\n")
 
 
 cdef inline void _say(Core *core, Session *session, uint16_t id, const char *reply) noexcept nogil:
@@ -114,7 +111,7 @@ cdef void execute_transaction(Core *core, Session *session, uint16_t id) noexcep
         if transaction.aborted:
             _say(core, session, id, ABORTED)
         elif session.watch_lost:
-            _say(core, session, id, b"_\r\n" if session.protocol == 3 else b"*-1\r\n")
+            _say(core, session, id, null_array(session.protocol))
         else:
             _say(core, session, id, EMPTY)
         end_transaction(core, session)

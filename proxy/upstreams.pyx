@@ -20,6 +20,7 @@ from proxy.model cimport (
 )
 from proxy.pins cimport give_back
 from proxy.reactor cimport close_conn, push_conn, watch, will_write
+from proxy.replies cimport OK, null_array
 from proxy.requests cimport free_request_node, hold_reply, new_request
 from proxy.resp cimport SCAN_ERROR, SCAN_MORE, ScanStatus, read_number, scan_reply
 from proxy.servers cimport server_named, set_owner, upstream_for, want_refresh
@@ -38,7 +39,6 @@ cdef int64_t LONGEST_REST = 1_000_000_000       # ns
 
 cdef const char *ASKING = b"*1\r\n$6\r\nASKING\r\n"
 cdef const char *UNWATCH = b"*1\r\n$7\r\nUNWATCH\r\n"
-cdef const char *OK = b"+OK\r\n"
 
 
 # --- sending ---------------------------------------------------------------------------------
@@ -373,7 +373,7 @@ cdef void _answer_watch(Core *core, Request *request) noexcept nogil:
 
 cdef void _fail_exec(Core *core, Request *request) noexcept nogil:
     """Nothing was executed, and what was watched may have changed meanwhile."""
-    cdef const char *null = b"_\r\n" if request.session.protocol == 3 else b"*-1\r\n"
+    cdef const char *null = null_array(request.session.protocol)
     forget_reply(request)
     deliver(core, request, null, strlen(null))
     finish(core, request)

@@ -7,14 +7,13 @@ import threading
 from collections import deque
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Protocol
 
 from proxy import answers
 from proxy.address import Address
-from proxy.answers import Answer, Client, Facts, SlowRecord
+from proxy.answers import Answer, Client
 from proxy.commands import CommandTable
 from proxy.config import Config
-from proxy.context import WorkerContext
+from proxy.context import Control, WorkerContext
 from proxy.counters import SlowEntry, Snapshot, Totals
 from proxy.dataplane import DataPlane
 from proxy.dialer import Dialer
@@ -28,18 +27,6 @@ log = logging.getLogger("proxy.worker")
 UNKNOWN_COMMAND, UNKNOWN_SUBCOMMAND, WRONG_ARITY, NOT_SUPPORTED, SUBSCRIBED = range(5)
 
 DISCARDED = b"Transaction discarded because of: %b"
-
-
-class Control(Protocol):
-    """What a worker needs of the process around it."""
-
-    def refresh(self, cluster: int, reason: str) -> None: ...
-
-    def facts(self, cluster: int) -> Facts: ...
-
-    def slow_log(self, cluster: int) -> list[SlowRecord]: ...
-
-    def reset_slow_log(self, cluster: int) -> None: ...
 
 
 class Worker:

@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final, NamedTuple, Protocol
 
-from proxy.commands import TABLE, Command, CommandTable, Plan
+from proxy.commands import TABLE, Command, Plan
 from proxy.config import ClusterConfig, ProxyConfig
 from proxy.fanout import Answer, Pending
 from proxy.pubsub import Hub
@@ -16,7 +16,7 @@ QUOTED: Final = 128  # bytes of a command name, and of arguments, that error tex
 
 
 REPLIES_ON, REPLIES_OFF, REPLIES_SKIP = range(3)
-"""CLIENT REPLY: the last is for the next command only. Kept in step with dispatch.pyx."""
+"""CLIENT REPLY: the last is for the next command only. Kept in step with model.pxd."""
 
 
 @dataclass(slots=True)
@@ -112,9 +112,6 @@ class Context(Protocol):
 
     @property
     def facts(self) -> Facts: ...
-
-    @property
-    def table(self) -> CommandTable: ...
 
     @property
     def topology(self) -> Topology | None:

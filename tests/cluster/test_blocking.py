@@ -210,9 +210,16 @@ def test_a_master_that_dies_may_have_popped(new_cluster: Clusters, new_proxy: Pr
     cluster = new_cluster(masters=3, replicas=1)
     proxy = new_proxy(cluster)
     master = cluster.master_of("b")
-    with waiting(proxy.port, master, "BLPOP", "{b}l", "0") as wire:
+    with (
+        waiting(proxy.port, master, "XREAD", "BLOCK", "0", "STREAMS", "{b}s", "$") as reader,
+        waiting(proxy.port, master, "BLPOP", "{b}l", "0") as wire,
+    ):
+        replica = cluster.replica_of(master)
         master.kill()
         assert b"outcome of this command is unknown" in wire.reply()
+        wait_until("what only reads waits there", lambda: blocked_clients(replica) == 1, 30)
+        wire.ask("XADD", "{b}s", "1-1", "f", "v")
+        assert reader.reply().startswith(b"*1\r\n*2\r\n$4\r\n{b}s\r\n")
         assert wire.ask("RPUSH", "{b}l", "v") == b":1\r\n"
         assert wire.ask("BLPOP", "{b}l", "0") == b"*2\r\n$4\r\n{b}l\r\n$1\r\nv\r\n"
 

@@ -253,6 +253,7 @@ def test_so_many_may_watch_and_no_more(cluster: RedisCluster, new_proxy: Proxies
         assert one.ask("WATCH", "a") == two.ask("WATCH", "a") == b"+OK\r\n"
         assert b"pinned_connections" in three.ask("WATCH", "a")
         assert b"pinned_connections" in three.ask("BLPOP", "a", "0")
+        assert b"pinned_connections" in three.ask("WAIT", "0", "0")
         one.ask("UNWATCH")
         assert three.ask("WATCH", "a") == b"+OK\r\n"
         two.close()

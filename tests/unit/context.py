@@ -8,7 +8,6 @@ from typing import Any
 
 from proxy.address import Address
 from proxy.answers import Client, Facts, Plane, SessionRow, SlowRecord, answer
-from proxy.commands import TABLE, CommandTable
 from proxy.config import ClientUser, ClusterConfig, ProxyConfig
 from proxy.fanout import Answer, Fanout, PartReply, Pending
 from proxy.pubsub import Hub, Tally
@@ -81,7 +80,6 @@ class StubContext:
     slow: list[SlowRecord] = field(default_factory=list)
     histograms: dict[str, tuple[int, list[tuple[int, int]]]] = field(default_factory=dict)
     hub: Hub = field(default_factory=_hub)
-    table: CommandTable = TABLE
     cluster: int = 0
     refreshes: list[str] = field(default_factory=list)
 

@@ -14,7 +14,7 @@ from lab.redis_cluster import RedisServer
 from proxy.address import Address
 from proxy.answers import HANDLERS, Client, Context, answer
 from proxy.answers.servers import UNREACHED
-from proxy.commands import TABLE, CommandTable
+from proxy.commands import TABLE
 from proxy.control import pack
 from proxy.fanout import Fanout, PartReply
 from proxy.pubsub import Kind, Tally
@@ -42,7 +42,6 @@ class Known:
 
     topology: Topology | None
     hub: Subscriptions = field(default_factory=Subscriptions)
-    table: CommandTable = TABLE
 
 
 def topology(*ports: int) -> Topology:

@@ -15,7 +15,6 @@ from hypothesis import strategies as st
 from proxy.address import Address
 from proxy.answers import Client, Context, answer
 from proxy.answers.scan import MOVING, OWN, STEPS, UNFIT, Cursor, check_of
-from proxy.commands import TABLE, CommandTable
 from proxy.fanout import Fanout, PartReply
 from proxy.reply import array, bulk, error, verbatim
 from proxy.resp import RequestScanner
@@ -32,7 +31,6 @@ class Known:
     """What SCAN asks of its context."""
 
     topology: Topology | None
-    table: CommandTable = TABLE
 
     def refresh(self, reason: str) -> None:
         pass
