@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from proxy import __version__, log
-from proxy.config import ClusterConfig, Config, ConfigError, Key, Options, ProxyConfig, keys, load, shown
+from proxy.config import ClusterConfig, Config, ConfigError, Key, Options, ProxyConfig, keys
+from proxy.config_files import load, shown
 from proxy.reload import compare
 
 PROGRAM = "redis-proxy"

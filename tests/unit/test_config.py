@@ -15,7 +15,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from proxy.address import Address
-from proxy.config import ClientUser, ClusterConfig, Config, ConfigError, Key, Options, ProxyConfig, keys, load
+from proxy.config import ClientUser, ClusterConfig, Config, ConfigError, Key, Options, ProxyConfig, keys
+from proxy.config_files import load
 
 EXAMPLES = Path(__file__).parents[2] / "templates" / "examples"
 

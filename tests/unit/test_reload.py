@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 from proxy.cli import main
-from proxy.config import ClusterConfig, Config, load
+from proxy.config import ClusterConfig, Config
+from proxy.config_files import load
 from proxy.reload import Changes, compare, reloaded
 
 PROXY = """\
