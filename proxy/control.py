@@ -12,6 +12,7 @@ from typing import Any, Self
 import hiredis
 
 from proxy.address import Address
+from proxy.config import ClusterConfig
 from proxy.keepalive import keep_alive
 
 Word = str | bytes | int | float
@@ -78,6 +79,18 @@ class Connection:
                 raise
             return connection
         raise reason or OSError(f"{address}: has no address")
+
+    @classmethod
+    def to(cls, cluster: ClusterConfig, server: Address, timeout: float, protocol: int = 2) -> "Connection":
+        """``open``, as the user that the configuration has for this cluster's servers."""
+        return cls.open(
+            server,
+            dial_timeout=timeout,
+            timeout=timeout,
+            user=cluster.redis_user,
+            password=cluster.redis_auth,
+            protocol=protocol,
+        )
 
     def _greet(self, user: str, password: str, protocol: int) -> None:
         if password:

@@ -66,14 +66,7 @@ class Dialer:
     ) -> None:
         limit = cluster.dial_timeout / 1000 or LONGEST_DIAL
         try:
-            connection = Connection.open(
-                Address.parse(server),
-                dial_timeout=limit,
-                timeout=limit,
-                user=cluster.redis_user,
-                password=cluster.redis_auth,
-                protocol=protocol,
-            )
+            connection = Connection.to(cluster, Address.parse(server), limit, protocol)
             # A server that accepts but does not serve (loading, out of clients) says so now.
             _ask(connection, "PING")
             if cluster.read_from != "master":

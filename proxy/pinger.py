@@ -69,13 +69,7 @@ class Pinger:
         try:
             connection = self._connections.get(server)
             if connection is None:
-                connection = Connection.open(
-                    server,
-                    dial_timeout=TIMEOUT,
-                    timeout=TIMEOUT,
-                    user=self._cluster.redis_user,
-                    password=self._cluster.redis_auth,
-                )
+                connection = Connection.to(self._cluster, server, TIMEOUT)
                 self._connections[server] = connection
             connection.call("PING")
         except (OSError, ReplyError) as error:

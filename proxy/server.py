@@ -383,13 +383,7 @@ class Server:
         limit = config.dial_timeout / 1000 or 5.0
         for shard in topology.shards:
             try:
-                with Connection.open(
-                    shard.master,
-                    dial_timeout=limit,
-                    timeout=limit,
-                    user=config.redis_user,
-                    password=config.redis_auth,
-                ) as connection:
+                with Connection.to(config, shard.master, limit) as connection:
                     table = self._table.extended(connection.call("COMMAND"))
             except (OSError, ReplyError) as error:
                 log.warning("cluster=%s server=%s COMMAND: %s", config.name, shard.master, error)

@@ -223,13 +223,7 @@ class TopologyThread:
     def _ask(self, server: Address) -> tuple[bool, Topology]:
         """Whether the server thinks the cluster well, and what it tells of it."""
         limit = self._cluster.dial_timeout / 1000 or LONGEST_ASK
-        with Connection.open(
-            server,
-            dial_timeout=limit,
-            timeout=limit,
-            user=self._cluster.redis_user,
-            password=self._cluster.redis_auth,
-        ) as connection:
+        with Connection.to(self._cluster, server, limit) as connection:
             info, slots = connection.pipeline([("CLUSTER", "INFO"), ("CLUSTER", "SLOTS")])
             for reply in (info, slots):
                 if isinstance(reply, ReplyError):

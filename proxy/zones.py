@@ -81,11 +81,5 @@ class Zones:
         )
 
     def _told(self, server: Address) -> str:
-        with Connection.open(
-            server,
-            dial_timeout=ASK_TIMEOUT,
-            timeout=ASK_TIMEOUT,
-            user=self._config.redis_user,
-            password=self._config.redis_auth,
-        ) as connection:
+        with Connection.to(self._config, server, ASK_TIMEOUT) as connection:
             return field_of(connection.call("INFO", "server"), b"availability_zone")
