@@ -24,7 +24,7 @@ from proxy.sessions cimport close_session, kill_session, open_session, push
 from proxy.settle cimport next_timeout, pause, settle, sweep
 from proxy.subscribers cimport break_subscriber, next_message, send_to_subscriber
 from proxy.upstreams cimport (
-    break_upstream, read_replies, shed, unblock, upstream_opened, upstream_refused,
+    break_upstream, read_replies, shed, try_again, unblock, upstream_opened, upstream_refused,
 )
 
 import logging
@@ -43,7 +43,8 @@ cdef enum:
     MOST_REPLICAS = 64              # of one master that are read from
 
 REFRESH_REASONS = (
-    "", "redirected", "connection lost", "server is not ready", "no server for a slot")
+    "", "redirected", "connection lost", "server is not ready", "no server for a slot",
+    "server does not answer")
 
 
 cdef class DataPlane(Dispatcher):
@@ -308,6 +309,7 @@ cdef class DataPlane(Dispatcher):
         cdef bint changed = not c.known
         for i in range(SLOTS):
             owners[i] = NO_SERVER
+        succeeded = self._succeeded(c, shards)
         for i in range(c.server_count):
             c.servers[i].listed = c.servers[i].owns = c.servers[i].near = False
             c.servers[i].replica_count = 0
@@ -332,10 +334,34 @@ cdef class DataPlane(Dispatcher):
         if changed:
             c.epoch += 1
             for i in range(c.server_count):
-                for n in range(c.servers[i].upstream_count):
-                    shed(&self.core, c.servers[i].upstreams[n])
+                server = c.servers[i]
+                if server.owns:
+                    server.succeeded_at = 0
+                elif not server.succeeded_at and (i in succeeded or not server.listed):
+                    server.succeeded_at = self.core.now
+                for n in range(server.upstream_count):
+                    shed(&self.core, server.upstreams[n])
+                    try_again(&self.core, server.upstreams[n])
+            self.core.sweep_at = 0
         c.known = True
         self.core.settle_at = 0
+
+    cdef set _succeeded(self, Cluster *cluster, shards):
+        """Indices of masters whose slots are now their replicas'."""
+        cdef Server *server
+        cdef Server *master
+        cdef uint32_t i, n
+        found = set()
+        for name, ranges, _ in shards:
+            server = self._server(cluster.index, name)
+            if server.owns or not ranges:
+                continue
+            for i in range(cluster.server_count):
+                master = cluster.servers[i]
+                for n in range(master.replica_count):
+                    if master.replicas[n] == server.index:
+                        found.add(i)
+        return found
 
     def eject(self, int cluster, str name, bint ejected) -> None:
         """Keeps requests off a server that fails its pings, or lets them on it again."""

@@ -5,15 +5,17 @@ A worker never waits for a connection: it asks here, and gets a descriptor or a 
 
 import logging
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 
 from proxy.address import Address
 from proxy.config import ClusterConfig
 from proxy.control import Connection, ReplyError
+from proxy.pool import Pool
 
 log = logging.getLogger("proxy.dialer")
 
-MOST_AT_ONCE = 32
+MOST_AT_ONCE = 8
+"""Dials of one server; others' do not wait for those of one that hangs."""
 LONGEST_DIAL = 10.0
 """Seconds a dial may take when the configuration sets no limit: threads must not wait for ever."""
 
@@ -30,10 +32,10 @@ def _ask(connection: Connection, *command: str) -> int | None:
 
 
 class Dialer:
-    """Threads that connect."""
+    """Threads that connect, some for each server."""
 
     def __init__(self) -> None:
-        self._threads = ThreadPoolExecutor(MOST_AT_ONCE, thread_name_prefix="dialer")
+        self._pools: dict[str, Pool] = {}
 
     def dial(
         self,
@@ -50,8 +52,10 @@ class Dialer:
         Calls ``opened`` with a nonblocking descriptor and the connection's CLIENT ID, which is 0 unless
         ``pinned``, or ``refused`` with a reason, in some thread.
         """
-        self._threads.submit(
-            self._dial, cluster, server, protocol, pinned=pinned, opened=opened, refused=refused
+        # Several workers may come at once: setdefault lets one of their pools be everyone's.
+        pool = self._pools.get(server) or self._pools.setdefault(server, Pool("dialer", MOST_AT_ONCE))
+        pool.submit(
+            partial(self._dial, cluster, server, protocol, pinned=pinned, opened=opened, refused=refused)
         )
 
     def _dial(
@@ -79,4 +83,5 @@ class Dialer:
             opened(connection.detach(), peer or 0)
 
     def close(self) -> None:
-        self._threads.shutdown(wait=False, cancel_futures=True)
+        for pool in list(self._pools.values()):
+            pool.close()

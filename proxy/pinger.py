@@ -3,11 +3,13 @@
 import logging
 import threading
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from queue import SimpleQueue
 
 from proxy.address import Address
 from proxy.config import ClusterConfig
 from proxy.control import Connection, ReplyError
+from proxy.pool import Pool
 
 log = logging.getLogger("proxy.pinger")
 
@@ -29,6 +31,8 @@ class Pinger:
     ) -> None:
         self.failures: dict[Address, int] = {}
         """Pings without an answer, by server, since the start."""
+        self.missing = False
+        """Whether a server has not answered its last ping."""
         self._cluster = cluster
         self._limit = max(1, cluster.ping_fail_limit)
         self._servers = servers
@@ -37,7 +41,7 @@ class Pinger:
         self._failing: set[Address] = set()
         self._connections: dict[Address, Connection] = {}
         self._stopping = threading.Event()
-        self._threads = ThreadPoolExecutor(MOST_AT_ONCE, thread_name_prefix=f"ping-{cluster.name}")
+        self._pool = Pool(f"ping-{cluster.name}", MOST_AT_ONCE)
         self._thread = threading.Thread(target=self._run, name=f"pinger-{cluster.name}", daemon=True)
 
     def start(self) -> None:
@@ -50,7 +54,7 @@ class Pinger:
 
     def stop(self) -> None:
         self._stopping.set()
-        self._threads.shutdown(wait=False, cancel_futures=True)
+        self._pool.close()
         self._thread.join(TIMEOUT)
 
     def _run(self) -> None:
@@ -58,14 +62,17 @@ class Pinger:
             servers = self._servers()
             for gone in set(self._in_a_row) - set(servers):
                 self._forget(gone)
-            try:
-                answers = list(self._threads.map(self._ping, servers))
-            except RuntimeError:
-                return  # shut down meanwhile
-            for server, alive in zip(servers, answers, strict=True):
-                self._count(server, alive)
+            answers: SimpleQueue[tuple[Address, bool]] = SimpleQueue()
+            for server in servers:
+                self._pool.submit(partial(self._ping, server, answers))
+            for _ in servers:
+                self._count(*answers.get())
+            self.missing = any(self._in_a_row.values())
 
-    def _ping(self, server: Address) -> bool:
+    def _ping(self, server: Address, answers: "SimpleQueue[tuple[Address, bool]]") -> None:
+        answers.put((server, self._answers(server)))
+
+    def _answers(self, server: Address) -> bool:
         try:
             connection = self._connections.get(server)
             if connection is None:

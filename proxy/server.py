@@ -93,7 +93,7 @@ class Server:
         self._zones = [Zones(cluster) for cluster in config.clusters]
         self._slow_seen: dict[tuple[int, int], int] = {}
         self._topologies = [
-            TopologyThread(cluster, partial(self._publish, index))
+            TopologyThread(cluster, partial(self._publish, index), partial(self._troubled, index))
             for index, cluster in enumerate(config.clusters)
         ]
         self._pingers = [
@@ -406,6 +406,9 @@ class Server:
         if topology is None:
             return ()
         return topology.masters if self.config.clusters[cluster].read_from == "master" else topology.servers
+
+    def _troubled(self, cluster: int) -> bool:
+        return self._pingers[cluster].missing
 
     def _report(self, cluster: int, server: Address, alive: bool) -> None:
         """Takes what the pings tell of a server."""

@@ -6,8 +6,8 @@ from libc.string cimport strlen
 
 from proxy.buffers cimport append, length
 from proxy.model cimport (
-    BLOCKING, DIALING, IN_FLIGHT, LINGERING, OPEN, PARKED, PAUSED, REFRESH_UNSERVED, REFUSED, SPLIT,
-    SUBSCRIBER, Cluster, Core, Request, Server, Session, Upstream,
+    BLOCKING, DIALING, IN_FLIGHT, LINGERING, OPEN, PARKED, PAUSED, REFRESH_SILENCE, REFRESH_UNSERVED,
+    REFUSED, SPLIT, SUBSCRIBER, Cluster, Core, Request, Server, Session, Upstream,
 )
 from proxy.requests cimport drop_saved
 from proxy.routing cimport route, server_for
@@ -24,7 +24,10 @@ cdef int64_t SETTLE_INTERVAL = 10_000_000       # ns
 cdef int64_t SWEEP_INTERVAL = 100_000_000       # ns
 cdef int64_t IDLE_PIN = 30_000_000_000          # ns
 cdef int64_t LINGER_TIME = 1_000_000_000        # ns that a client has to close, once we have
+cdef int64_t SILENCE = 100_000_000              # ns without an answer after which the topology is asked for
+cdef int64_t SUCCESSION = 50_000_000            # ns that a server has to answer once it has been replaced
 
+cdef const char *REPLACED = b"does not answer, and has been replaced"
 cdef const char *UNSERVED = b"-CLUSTERDOWN Hash slot not served\r\n"
 cdef const char *UNKNOWN = (
     b"-CLUSTERDOWN no server of this cluster could be reached yet; the proxy keeps trying\r\n")
@@ -190,14 +193,18 @@ cdef void _check_upstream(Core *core, Server *server, Upstream *upstream) noexce
     cdef Cluster *cluster = server.cluster
     cdef int64_t since
     cdef char why[96]
-    if upstream.state == DIALING and upstream.head != NULL and cluster.read_timeout \
-            and core.now - upstream.head.started >= cluster.read_timeout:
-        shed(core, upstream)
+    if upstream.state == DIALING and upstream.head != NULL:
+        if cluster.read_timeout and core.now - upstream.head.started >= cluster.read_timeout:
+            shed(core, upstream)
+        elif core.now - upstream.head.started >= SILENCE:
+            want_refresh(cluster, REFRESH_SILENCE)
     if upstream.state != OPEN:
         return
     if upstream.head == NULL:
+        if upstream.session != NULL and server.succeeded_at:
+            break_upstream(core, upstream, REPLACED)    # what it watches is elsewhere
         # The cluster has no such server any more, or nobody has wanted a connection of his own for a while.
-        if upstream.session == NULL and (
+        elif upstream.session == NULL and (
                 not server.listed or upstream.pinned and core.now - upstream.conn.heard >= IDLE_PIN):
             close_idle(core, upstream)
         return
@@ -208,6 +215,8 @@ cdef void _check_upstream(Core *core, Server *server, Upstream *upstream) noexce
         # It waits for as long as it likes, but not for a server that has nothing more to give.
         if server.ejected or not server.owns:
             break_upstream(core, upstream, b"is no master any more")
+    elif since <= server.succeeded_at and core.now >= server.succeeded_at + SUCCESSION:
+        break_upstream(core, upstream, REPLACED)
     elif cluster.read_timeout and core.now - since >= cluster.read_timeout:
         cluster.timeouts += 1
         snprintf(
@@ -223,3 +232,7 @@ cdef void _check_upstream(Core *core, Server *server, Upstream *upstream) noexce
         break_upstream(core, upstream, why)
     elif server.ejected:
         break_upstream(core, upstream, b"fails its pings")
+    elif since <= server.succeeded_at:
+        core.sweep_at = min(core.sweep_at, server.succeeded_at + SUCCESSION)
+    elif core.now - since >= SILENCE:
+        want_refresh(cluster, REFRESH_SILENCE)      # it may have been replaced

@@ -10,11 +10,15 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
+from queue import Empty, SimpleQueue
 from typing import Any
 
 from proxy.address import Address
 from proxy.config import ClusterConfig
-from proxy.control import Connection, ReplyError, addresses_of
+from proxy.control import Connection, ReplyError
+from proxy.pool import Pool
+from proxy.resolver import Resolver
 
 log = logging.getLogger("proxy.topology")
 
@@ -23,8 +27,11 @@ UNSETTLED_INTERVAL = 0.25
 """Seconds between two fetches while the last one failed or left slots without a server."""
 LONGEST_ASK = 2.0
 """Seconds one server may take to be asked when the configuration sets no limit."""
+ASK_PATIENCE = 0.1
+"""Seconds without an answer after which the next server is asked as well."""
+MOST_AT_ONCE = 8
 DEAD_FOR = 5.0
-"""Seconds a server that could not be asked is asked only after all others."""
+"""Seconds a server that did not answer is asked only after all others."""
 REPEAT = 10.0
 """Seconds before the same warning is logged again."""
 
@@ -100,13 +107,20 @@ def _node(node: Sequence[Any], asked: Address) -> Address | None:
     return None if name == "?" or not 0 < port < 65536 else Address(name, port)
 
 
+Answer = tuple[bool, Topology] | Exception
+"""Whether a server thinks the cluster well, and what it tells of it; or why it can't be asked."""
+
+
 class TopologyThread:
     """Keeps one cluster's topology.
 
     ``publish`` is called, in this thread, whenever it changed, and after each refresh that was asked for.
     """
 
-    def __init__(self, cluster: ClusterConfig, publish: Callable[[Topology], None]) -> None:
+    def __init__(
+        self, cluster: ClusterConfig, publish: Callable[[Topology], None], troubled: Callable[[], bool]
+    ) -> None:
+        """While ``troubled()``, a change is expected, and the cluster is asked more often."""
         self.current: Topology | None = None
         self.last_error = ""
         self.fetched_at = 0.0
@@ -114,6 +128,9 @@ class TopologyThread:
         self.changes = 0
         self._cluster = cluster
         self._publish = publish
+        self._troubled = troubled
+        self._pool = Pool(f"topology-{cluster.name}", MOST_AT_ONCE)
+        self._resolver = Resolver(cluster.name)
         self._wanted = ""
         self._stopping = False
         self._changed = threading.Condition()
@@ -136,6 +153,8 @@ class TopologyThread:
         with self._changed:
             self._stopping = True
             self._changed.notify()
+        self._pool.close()
+        self._resolver.close()
         self._thread.join(0.5)
 
     def refresh(self, reason: str) -> None:
@@ -158,7 +177,11 @@ class TopologyThread:
             except Exception:
                 log.exception("cluster=%s fetching the topology", self._cluster.name)
                 settled = False
-            pause = steady if settled else max(floor, UNSETTLED_INTERVAL)
+            # What has somebody ask is often still under way: look again.
+            if settled and not self._troubled():
+                pause = floor if reason else steady
+            else:
+                pause = max(floor, UNSETTLED_INTERVAL)
             with self._changed:
                 self._changed.wait_for(lambda: self._stopping or self._wanted, pause)
                 # Never more often than the floor, however many ask for it.
@@ -167,15 +190,12 @@ class TopologyThread:
     def _fetch(self, reason: str) -> bool:
         """Asks until one server tells of all slots; False when none did."""
         best: tuple[tuple[bool, int], Topology, Address] | None = None
-        for server in self._candidates():
-            if self._stopping:
-                return False
-            try:
-                healthy, topology = self._ask(server)
-            except (OSError, ReplyError, ValueError) as error:
+        for server, answer in self._answers():
+            if isinstance(answer, Exception):
                 self._dead[server] = time.monotonic() + DEAD_FOR
-                self._warn(f"server={server}: {error}")
+                self._warn(f"server={server}: {answer}")
                 continue
+            healthy, topology = answer
             self._dead.pop(server, None)
             rank = (healthy, topology.slots_covered)
             if best is None or rank > best[0]:
@@ -201,26 +221,52 @@ class TopologyThread:
             self._publish(topology)
         return healthy and topology.covered
 
-    def _candidates(self) -> Iterator[Address]:
-        """Whom to ask, the likeliest first: configured servers, all their addresses, then those learnt."""
+    def _answers(self) -> "Iterator[tuple[Address, Answer]]":
+        """Asks one server after the other; the next one also when the last takes its time."""
+        candidates = self._candidates()
+        answers: SimpleQueue[tuple[Address, Answer]] = SimpleQueue()
+        asked: set[Address] = set()
+        while (candidates or asked) and not self._stopping:
+            if candidates:
+                server = candidates.pop(0)
+                asked.add(server)
+                self._pool.submit(partial(self._ask, server, answers))
+            try:
+                server, answer = answers.get(timeout=ASK_PATIENCE)
+            except Empty:
+                continue
+            asked.remove(server)
+            # Who has not answered before this one is not the first to be asked the next time.
+            self._dead.update(dict.fromkeys(asked, time.monotonic() + DEAD_FOR))
+            yield server, answer
+
+    def _candidates(self) -> list[Address]:
+        """Whom to ask, the likeliest first: configured servers, all their addresses, then those learnt.
+
+        So it is the configuration that says which cluster is meant, should a name come to mean another.
+        """
         configured: list[Address] = []
         for server in self._cluster.servers:
             try:
-                configured.extend(addresses_of(server))
+                configured.extend(self._resolver.addresses(server))
             except OSError as error:
                 self._warn(str(error))
         learnt = self.current.servers if self.current else ()
         now = time.monotonic()
-
-        def order(item: tuple[int, Address]) -> tuple[bool, bool, int]:
-            place, server = item
-            return self._dead.get(server, 0) > now, server != self._last_good, place
-
-        known = dict.fromkeys([*configured, *learnt])
         self._dead = {server: until for server, until in self._dead.items() if until > now}
-        return (server for _, server in sorted(enumerate(known), key=order))
 
-    def _ask(self, server: Address) -> tuple[bool, Topology]:
+        def order(server: Address) -> tuple[bool, bool, bool]:
+            return server in self._dead, server not in configured, server != self._last_good
+
+        return sorted(dict.fromkeys([*configured, *learnt]), key=order)
+
+    def _ask(self, server: Address, answers: "SimpleQueue[tuple[Address, Answer]]") -> None:
+        try:
+            answers.put((server, self._view_of(server)))
+        except (OSError, ReplyError, ValueError) as error:
+            answers.put((server, error))
+
+    def _view_of(self, server: Address) -> tuple[bool, Topology]:
         """Whether the server thinks the cluster well, and what it tells of it."""
         limit = self._cluster.dial_timeout / 1000 or LONGEST_ASK
         with Connection.to(self._cluster, server, limit) as connection:

@@ -17,4 +17,5 @@ cdef void upstream_refused(Core *core, Upstream *upstream, const char *why) noex
 cdef void read_replies(Core *core, Upstream *upstream) noexcept nogil
 cdef void break_upstream(Core *core, Upstream *upstream, const char *why) noexcept nogil
 cdef void shed(Core *core, Upstream *upstream) noexcept nogil
+cdef void try_again(Core *core, Upstream *upstream) noexcept nogil
 cdef void close_idle(Core *core, Upstream *upstream) noexcept nogil

@@ -188,6 +188,12 @@ cdef void shed(Core *core, Upstream *upstream) noexcept nogil:
         _empty(core, upstream, b"could not be connected to in time")
 
 
+cdef void try_again(Core *core, Upstream *upstream) noexcept nogil:
+    """Lets a connection be tried at once that could not be made before."""
+    if upstream.state == RESTING:
+        upstream.retry_at = core.now
+
+
 cdef void close_idle(Core *core, Upstream *upstream) noexcept nogil:
     """Closes a connection that nobody waits on and nobody will use."""
     close_conn(core, &upstream.conn)

@@ -1,9 +1,13 @@
 """Servers that die, hang, are promoted, or are not there yet."""
 
+import os
 import threading
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
+from pathlib import Path
 
+import pytest
 import redis
 
 from lab.processes import wait_until
@@ -144,6 +148,104 @@ def test_a_replica_takes_over_from_a_hung_master(new_cluster: Clusters, new_prox
     finally:
         hung.resume()
     assert replica.call("GET", "a") == b"1"
+
+
+def test_a_hung_master_is_given_up_once_it_has_been_replaced(
+    new_cluster: Clusters, new_proxy: Proxies
+) -> None:
+    """What it has not answered: reads are asked of its successor, writes may have been executed."""
+    cluster = new_cluster(masters=3, replicas=1)
+    proxy = new_proxy(cluster, cluster={"read_timeout": 60000, "ping_auto_eject": False})
+    hung = cluster.master_of("a")
+    replica = cluster.replica_of(hung)
+    with Wire(proxy.port) as writer, Wire(proxy.port) as reader, Wire(proxy.port) as watcher:
+        assert writer.ask("SET", "a", "1") == b"+OK\r\n"
+        assert watcher.ask("WATCH", "a") == b"+OK\r\n"
+        assert reader.ask("GET", "a") == b"$1\r\n1\r\n"
+        wait_until("the replica has it", lambda: replica.call("DBSIZE") == 1)
+        hung.pause()
+        try:
+            writer.send(pack("INCR", "a"))
+            reader.send(pack("GET", "a"))
+            assert reader.reply() == b"$1\r\n1\r\n"
+            assert writer.reply() == (
+                b"-ERR server 127.0.0.1:%d: does not answer, and has been replaced; "
+                b"the outcome of this command is unknown\r\n" % hung.port
+            )
+            assert writer.ask("INCR", "a") == b":2\r\n"
+            assert watcher.ask("MULTI") == b"+OK\r\n"
+            assert watcher.ask("INCR", "a") == b"+QUEUED\r\n"
+            assert watcher.ask("EXEC") == b"*-1\r\n"
+            assert watcher.ask("GET", "a") == b"$1\r\n2\r\n"
+        finally:
+            hung.resume()
+
+
+def test_a_hung_server_does_not_keep_us_from_asking_the_others(
+    new_cluster: Clusters, new_proxy: Proxies
+) -> None:
+    cluster = new_cluster(masters=3, replicas=0, node_timeout=15000)
+    hung, other, _ = cluster.masters
+    key = next(key for key in "abcdefgh" if cluster.master_of(key) is other)
+    hung.pause()
+    try:
+        proxy = new_proxy(
+            cluster, cluster={"dial_timeout": 60000, "servers": [str(hung.address), str(other.address)]}
+        )
+        with Wire(proxy.port) as wire:
+            assert wire.ask("SET", key, "1") == b"+OK\r\n"
+    finally:
+        hung.resume()
+
+
+def test_connections_that_a_hung_server_keeps_waiting_hold_up_no_others(
+    new_cluster: Clusters, new_proxy: Proxies
+) -> None:
+    """Blocking commands want a connection each: many of them, of a server that does not greet."""
+    cluster = new_cluster(masters=3, replicas=0, node_timeout=15000)
+    proxy = new_proxy(
+        cluster, cluster={"dial_timeout": 60000, "read_timeout": 60000, "ping_auto_eject": False}
+    )
+    hung = cluster.master_of("a")
+    other = next(key for key in ("b", "c", "d") if cluster.master_of(key) is not hung)
+    with ExitStack() as stack:
+        waiting = [stack.enter_context(Wire(proxy.port)) for _ in range(100)]
+        free = stack.enter_context(Wire(proxy.port))
+        free.socket.settimeout(20)
+        hung.pause()
+        try:
+            for wire in waiting:
+                wire.send(pack("BLPOP", "a", 0))
+            proxy.wait_for_metric("redis_proxy_bytes_in_total", 100 * len(pack("BLPOP", "a", 0)))
+            assert free.ask("BLPOP", other, "0.01") == b"*-1\r\n"
+        finally:
+            hung.resume()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="giving a process a hosts file of its own needs root")
+def test_the_configured_name_is_followed_to_another_cluster(
+    new_cluster: Clusters, new_proxy: Proxies, tmp_path: Path
+) -> None:
+    """As when an endpoint's DNS record changes: here it is a hosts file of the proxy's own."""
+    blue = new_cluster(masters=1, replicas=0)
+    green = new_cluster(masters=1, replicas=0, host="127.0.0.2", ports=[blue.nodes[0].port])
+    hosts = tmp_path / "hosts"
+    hosts.write_text("127.0.0.1 endpoint.test\n")
+    proxy = new_proxy(
+        blue,
+        cluster={"servers": [f"endpoint.test:{blue.nodes[0].port}"], "topology_interval": 200},
+        prefix=["unshare", "--mount", "sh", "-c", f'mount --bind {hosts} /etc/hosts && exec "$@"', "sh"],
+    )
+    with Wire(proxy.port) as wire:
+        assert wire.ask("SET", "a", "blue") == b"+OK\r\n"
+        hosts.write_text("127.0.0.2 endpoint.test\n")
+        wait_until("it is followed", lambda: wire.ask("GET", "a") == b"$-1\r\n")
+        assert wire.ask("SET", "a", "green") == b"+OK\r\n"
+        assert green.nodes[0].call("GET", "a") == b"green"
+        wait_until(
+            "the first one is left alone",
+            lambda: str(blue.nodes[0].address) not in proxy.page("/metrics"),
+        )
 
 
 def test_a_server_that_fails_its_pings_is_ejected_and_comes_back(
