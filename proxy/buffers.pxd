@@ -20,7 +20,7 @@ cdef struct Buffer:
 cdef struct Pool:
     void *free_blocks
     size_t free_count
-    size_t held            # bytes now owned by buffers, blocks in the pool not counted
+    size_t held             # bytes of buffers and requests in use; what waits to be used is not counted
 
 cdef inline size_t length(const Buffer *buffer) noexcept nogil:
     return buffer.end - buffer.start

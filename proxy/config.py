@@ -308,6 +308,13 @@ class ProxyConfig:
     output_limit: int = _bytes(
         "A client with more unread replies than this is disconnected.", 1 << 30, maximum=LARGEST_SIZE
     )
+    memory_limit: int = _bytes(
+        "Most memory for the buffers and requests of all connections. Past it, the clients that hold the most"
+        " are disconnected. 0: half of what the machine, or this process's control group, has.",
+        0,
+        minimum=0,
+        maximum=LARGEST_SIZE,
+    )
     query_limit: int = _bytes("Largest request.", 1 << 30)
     max_bulk_length: int = _bytes("Largest argument of a request.", 512 << 20)
     max_arguments: int = _number("Most arguments of a request.", 1 << 20, unit="arguments", minimum=1)

@@ -21,6 +21,8 @@ class Snapshot(TypedDict):
     timeouts: int
     unknown_outcomes: int
     output_overflows: int
+    evicted: int
+    turned_away: int
     protocol_errors: int
     # command id, error replies, latency of all
     commands: list[tuple[int, int, Histogram]]

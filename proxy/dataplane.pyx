@@ -13,6 +13,7 @@ from libc.string cimport memcpy, memset, strerror
 
 from proxy.buffers cimport clear_pool, length, resize
 from proxy.dispatch cimport Dispatcher
+from proxy.eviction cimport relieve
 from proxy.model cimport (
     CLOSED, ENDED, FAILED, LATENCY_BUCKETS, MAX_COMMANDS, NO_REFRESH, NO_SERVER, OPEN, READY, SLOTS,
     SLOW_BYTES, SLOW_ENTRIES, SUBSCRIBER, UPSTREAM, Cluster, CommandStats, Conn, Core, Histogram,
@@ -30,6 +31,7 @@ from proxy.upstreams cimport (
 import logging
 
 from proxy.answers.registry import SessionRow
+from proxy.host import available_memory
 
 log = logging.getLogger("proxy.dataplane")
 
@@ -60,11 +62,13 @@ cdef class DataPlane(Dispatcher):
 
     cdef Conn mailbox
     cdef list flags
+    cdef int workers
 
     def __init__(self, owner, int mailbox, config, int workers):
         cdef Core *core = &self.core
         self.owner = owner
         self.flags = []
+        self.workers = workers
         clients, awaited, unsubscribed, further = {}, {}, [], []
         for one in (clients, awaited, unsubscribed, further):
             Py_INCREF(one)
@@ -148,6 +152,7 @@ cdef class DataPlane(Dispatcher):
             with gil:
                 self._forget_subscriptions()
                 self._call("mail")
+        relieve(core)
         self._serve_ready()
         settle(core)
         sweep(core)
@@ -272,6 +277,7 @@ cdef class DataPlane(Dispatcher):
         core.limits.pipeline_bytes = proxy.pipeline_bytes
         core.limits.output_pause = proxy.output_pause
         core.limits.output_limit = proxy.output_limit
+        core.limits.memory = (proxy.memory_limit or available_memory() // 2) // self.workers
         core.limits.read_timeout = proxy.read_timeout * 1_000_000
         core.limits.write_timeout = proxy.write_timeout * 1_000_000
         for index, values in enumerate(config.clusters):
@@ -493,6 +499,8 @@ cdef class DataPlane(Dispatcher):
             "timeouts": c.timeouts,
             "unknown_outcomes": c.unknown_outcomes,
             "output_overflows": c.output_overflows,
+            "evicted": c.evicted,
+            "turned_away": c.turned_away,
             "protocol_errors": c.protocol_errors,
             "commands": [
                 (i, c.commands[i].errors, _histogram(&c.commands[i].latency))

@@ -17,6 +17,7 @@ from proxy.command_table cimport (
     PLAN_LOCAL, PLAN_PIN, PLAN_REFUSE, PLAN_SPLIT, PLAN_TRANSACTION, CommandEntry, CommandIndex,
     fill_index, find_command, is_word,
 )
+from proxy.memory cimport count_scan
 from proxy.model cimport (
     AWAITED, BLOCKING, CLOSING, ENDED, FAILED, LEAVING, LINGERING, NO_COMMAND_ID, NO_SLOT, PAUSED,
     READONLY, REPLICA, REPLIES_ON, REPLIES_SKIP, Core, Request, Server, Session, Upstream,
@@ -66,6 +67,7 @@ cdef enum:
 cdef const char *UNBALANCED = b"-ERR Protocol error: unbalanced quotes in request\r\n"
 cdef const char *PONG = b"+PONG\r\n"
 cdef const char *NOAUTH = b"-NOAUTH Authentication required.\r\n"
+cdef const char *FULL = b"-OOM command not allowed: the proxy has reached its memory_limit\r\n"
 cdef const char *PING_FIRST = b"*1\r\n$4\r\nPING\r\n"
 
 
@@ -141,6 +143,7 @@ cdef class Dispatcher:
             release(input, &core.pool)
             if session.scan.capacity > IDLE_ARGS:
                 free_request(&session.scan)
+                count_scan(core, session)
             if session.conn.flags & PAUSED:
                 resume_reading(core, &session.conn)
 
@@ -156,6 +159,8 @@ cdef class Dispatcher:
         if session.queued == 0:
             session.epoch = session.cluster.epoch
         status = scan_request(scan, data, length(input), &core.limits.request)
+        if scan.capacity > IDLE_ARGS:
+            count_scan(core, session)
         if status == SCAN_MORE:
             session.conn.wanted = scan.needed
             if session.conn.flags & ENDED:
@@ -179,6 +184,8 @@ cdef class Dispatcher:
             session.replies = REPLIES_ON
         input.start += scan.position
         reset_request(scan)
+        if session.scanned:
+            count_scan(core, session)
         return True
 
     cdef void _malformed(self, Session *session) noexcept with gil:
@@ -234,6 +241,10 @@ cdef class Dispatcher:
             return True
         if not session.authenticated and session.cluster.protected and not entry.without_auth:
             reject(&self.core, session, id, NOAUTH)
+            return True
+        if self.core.full and entry.plan != PLAN_LOCAL and entry.plan != PLAN_TRANSACTION:
+            session.cluster.turned_away += 1
+            reject(&self.core, session, id, FULL)
             return True
         if session.cluster.paused and self._is_held(session, entry):
             session.postponed = True

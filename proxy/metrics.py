@@ -27,6 +27,8 @@ CLUSTER_COUNTERS = {
     "timeouts": "Requests and servers that ran out of time.",
     "unknown_outcomes": "Requests sent, and not answered before their connection broke.",
     "output_overflows": "Sessions closed because they left more replies unread than output_limit.",
+    "evicted": "Sessions closed because memory_limit was reached and they held the most.",
+    "turned_away": "Requests refused because of memory_limit.",
     "protocol_errors": "Sessions closed because what they sent is not RESP.",
 }
 TOTALS = {
@@ -247,7 +249,7 @@ class ProxyCollector(Collector):
             )
         yield GaugeMetricFamily(
             "redis_proxy_buffer_bytes",
-            "Memory of the connections' buffers.",
+            "Memory of the connections' buffers and requests.",
             value=sum(total["buffer_bytes"] for total in totals),
         )
         yield GaugeMetricFamily("redis_proxy_workers", "Worker threads.", value=len(totals))

@@ -80,6 +80,7 @@ cdef enum RequestFlag:
     AGAIN = 256         # something before its reply says that it was not executed and may be sent again
     LATER = 512         # with AGAIN: after a little while
     REPLICA = 1024      # may be answered by a replica
+    OVERDUE = 2048      # parked: answered at once, since too much waits already
 
 cdef struct Request:
     Request *next           # in its session's queue, or among the parts of one command
@@ -157,6 +158,7 @@ cdef struct Session:
     uint8_t counted         # among those that wait
     uint8_t postponed       # its next request waits for the end of CLIENT PAUSE
     uint8_t muted           # the present command gets no reply
+    uint32_t scanned        # bytes of the scan's table of arguments, once it is large
     void *client            # a Python object: what CLIENT commands know of it; NULL until one came
     uint8_t protocol        # 2 or 3
     uint8_t settling        # on the list of those with parked requests
@@ -265,6 +267,8 @@ cdef struct Cluster:
     uint64_t timeouts
     uint64_t unknown_outcomes
     uint64_t output_overflows
+    uint64_t evicted
+    uint64_t turned_away        # requests refused because of the limit on memory
     uint64_t protocol_errors
 
 cdef enum ReadFrom:         # kept in step with proxy.dataplane
@@ -289,6 +293,7 @@ cdef struct Limits:
     size_t pipeline_bytes       # bytes of them
     size_t output_pause         # reply bytes unread by the client: stop reading from it
     size_t output_limit         # ditto: close it
+    size_t memory               # bytes of buffers and requests: see proxy.memory
     int64_t read_timeout        # ns without a word from a client; 0: no limit
     int64_t write_timeout       # ns without a client taking what is written to it
 
@@ -297,6 +302,8 @@ cdef struct Core:
     int64_t now                 # ns on the monotonic clock, read once a turn
     Limits limits
     Pool pool
+    size_t saved                # bytes of parked requests
+    uint8_t full                # the limit on memory has been reached
     ConnList dirty
     ConnList ready
     ConnList woken

@@ -4,7 +4,7 @@ from proxy.model cimport Core, Request, Session
 
 cdef Request *new_request(Core *core, Session *session, unsigned short command) noexcept nogil
 cdef void free_request_node(Core *core, Request *request) noexcept nogil
-cdef void hold_reply(Request *request, const char *data, size_t size) noexcept nogil
-cdef void save_bytes(Request *request, const char *data, size_t size) noexcept nogil
-cdef void drop_saved(Request *request) noexcept nogil
-cdef void drop_reply(Request *request) noexcept nogil
+cdef void hold_reply(Core *core, Request *request, const char *data, size_t size) noexcept nogil
+cdef void save_bytes(Core *core, Request *request, const char *data, size_t size) noexcept nogil
+cdef void drop_saved(Core *core, Request *request) noexcept nogil
+cdef void drop_reply(Core *core, Request *request) noexcept nogil

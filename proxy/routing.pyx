@@ -2,6 +2,7 @@
 
 from libc.stdint cimport uint16_t, uint32_t
 
+from proxy.memory cimport is_too_far_behind
 from proxy.model cimport (
     BLOCKING, FROM_MASTER, FROM_NEAREST, FROM_PREFERRED_REPLICA, FROM_REPLICA, NO_SERVER, NO_SLOT,
     REPLICA, Cluster, Core, Request, Server, Session, Upstream,
@@ -73,4 +74,4 @@ cdef Upstream *route(Core *core, Session *session, Request *leaf) noexcept nogil
     if session.pin != NULL and session.pin.server == server:
         return session.pin
     upstream = upstream_for(server, session.protocol, session.id)
-    return upstream if usable(core, upstream) else NULL
+    return upstream if usable(core, upstream) and not is_too_far_behind(core, upstream) else NULL

@@ -14,10 +14,11 @@ from libc.stdlib cimport free
 from libc.string cimport memset, strlen
 
 from proxy.buffers cimport append, length, release, resize
+from proxy.memory cimport too_much_waits
 from proxy.model cimport (
     ANSWERED, AWAITED, BLOCKING, CLOSED, CLOSING, FAILED, IN_FLIGHT, LATENCY_BUCKETS, LEAVING,
-    LINGERING, MUTED, NO_COMMAND_ID, NO_SLOT, PARKED, PAUSED, REFUSED, SESSION, SPLIT, STREAMED, Cluster,
-    Core, Histogram, Request, Session,
+    LINGERING, MUTED, NO_COMMAND_ID, NO_SLOT, OVERDUE, PARKED, PAUSED, REFUSED, SESSION, SPLIT,
+    STREAMED, Cluster, Core, Histogram, Request, Session,
 )
 from proxy.pins cimport drop_pin
 from proxy.reactor cimport (
@@ -97,6 +98,7 @@ cdef void close_session(Core *core, Session *session) noexcept nogil:
     end_transaction(core, session)
     leave_settling(core, session)
     free_request(&session.scan)
+    core.pool.held -= session.scanned
     if session.previous != NULL:
         session.previous.next = session.next
     else:
@@ -225,7 +227,7 @@ cdef void respond(
         return
     request = new_request(core, session, command)
     request.state = ANSWERED
-    hold_reply(request, reply, size)
+    hold_reply(core, request, reply, size)
     session.held += size
     enqueue(session, request)
 
@@ -233,7 +235,7 @@ cdef void respond(
 cdef void answered(Core *core, Request *request, const char *reply, size_t size) noexcept nogil:
     """Takes the reply to a request that Python code answers later."""
     cdef Session *session = request.session
-    hold_reply(request, reply, size)
+    hold_reply(core, request, reply, size)
     session.held += size
     request.state = ANSWERED
     observe(&session.cluster.commands[request.command].latency, core.now - request.started)
@@ -254,7 +256,7 @@ cdef void push(Core *core, Session *session, const char *data, size_t size) noex
     else:
         request = new_request(core, session, NO_COMMAND_ID)
         request.state = ANSWERED
-        hold_reply(request, data, size)
+        hold_reply(core, request, data, size)
         session.held += size
         enqueue(session, request)
         request.flags &= ~MUTED
@@ -270,7 +272,7 @@ cdef void deliver(Core *core, Request *request, const char *data, size_t size) n
         request.flags |= STREAMED
         _write(core, session, data, size)
     else:
-        hold_reply(request, data, size)
+        hold_reply(core, request, data, size)
         session.held += size
     _check_output(core, session)
 
@@ -285,7 +287,7 @@ cdef void finish(Core *core, Request *request) noexcept nogil:
         return
     if request.state == PARKED:
         session.parked -= 1
-        drop_saved(request)
+        drop_saved(core, request)
     else:
         if session.parked and request.slot != NO_SLOT:
             _give_up_before(core, session, request)
@@ -358,7 +360,7 @@ cdef void fail(Core *core, Request *request, const char *reply, size_t size) noe
             kill_session(core, session)     # half a reply is out: no error can follow it
         else:
             forget_reply(request)
-            hold_reply(request, reply, size)
+            hold_reply(core, request, reply, size)
             session.held += size
         request.flags |= REFUSED
     finish(core, request)
@@ -379,7 +381,9 @@ cdef void park(Core *core, Request *request, const char *data, size_t size) noex
         request.upstream = NULL
         session.request_bytes -= request.size
     request.state = PARKED
-    save_bytes(request, data, size)
+    if too_much_waits(core):
+        request.flags |= OVERDUE
+    save_bytes(core, request, data, size)
     session.request_bytes += size
     session.parked += 1
     if not session.settling:
@@ -430,7 +434,7 @@ cdef void _give_up_before(Core *core, Session *session, Request *request) noexce
         if leaf.state == PARKED and leaf.slot == request.slot and leaf.hint == NULL:
             leaf.flags |= REFUSED
             if leaf.reply_size == 0:
-                hold_reply(leaf, GIVEN_UP, strlen(GIVEN_UP))
+                hold_reply(core, leaf, GIVEN_UP, strlen(GIVEN_UP))
                 session.held += leaf.reply_size
             finish(core, leaf)
             leaf = first_leaf(session.head)     # the queue may have moved on

@@ -6,7 +6,7 @@ from libc.string cimport strlen
 
 from proxy.buffers cimport append, length
 from proxy.model cimport (
-    BLOCKING, DIALING, IN_FLIGHT, LINGERING, OPEN, PARKED, PAUSED, REFRESH_SILENCE, REFRESH_UNSERVED,
+    BLOCKING, DIALING, IN_FLIGHT, LINGERING, OPEN, OVERDUE, PARKED, PAUSED, REFRESH_SILENCE, REFRESH_UNSERVED,
     REFUSED, SPLIT, SUBSCRIBER, Cluster, Core, Request, Server, Session, Upstream,
 )
 from proxy.requests cimport drop_saved
@@ -27,6 +27,7 @@ cdef int64_t LINGER_TIME = 1_000_000_000        # ns that a client has to close,
 cdef int64_t SILENCE = 100_000_000              # ns without an answer after which the topology is asked for
 cdef int64_t SUCCESSION = 50_000_000            # ns that a server has to answer once it has been replaced
 
+cdef const char *SLOT_SERVER = b"a server of this slot"
 cdef const char *REPLACED = b"does not answer, and has been replaced"
 cdef const char *UNSERVED = b"-CLUSTERDOWN Hash slot not served\r\n"
 cdef const char *UNKNOWN = (
@@ -67,11 +68,12 @@ cdef void settle(Core *core) noexcept nogil:
 cdef void _expire(Core *core, Session *session) noexcept nogil:
     cdef int64_t limit = session.cluster.read_timeout
     cdef Request *leaf = first_leaf(session.head)
-    if limit == 0:
+    if limit == 0 and core.saved == 0:
         return
     while leaf != NULL:
-        if leaf.state == PARKED and core.now - leaf.started >= limit:
-            session.cluster.timeouts += 1
+        if leaf.state == PARKED and (
+                leaf.flags & OVERDUE or limit and core.now - leaf.started >= limit):
+            session.cluster.timeouts += not leaf.flags & OVERDUE
             _tell_why(core, session, leaf)
             leaf = first_leaf(session.head)     # the queue may have moved on
         else:
@@ -81,9 +83,15 @@ cdef void _expire(Core *core, Session *session) noexcept nogil:
 cdef void _tell_why(Core *core, Session *session, Request *leaf) noexcept nogil:
     """Answers a parked request with what kept it from being executed."""
     cdef Server *server = server_for(core, session, leaf)
+    cdef const char *name = SLOT_SERVER if server == NULL else server.name
     cdef char text[512]
     cdef int size
-    if leaf.reply_size:
+    if leaf.flags & OVERDUE:
+        session.cluster.turned_away += 1
+        size = snprintf(
+            text, sizeof(text), b"-OOM too much waits for %.300s already: memory_limit bounds it\r\n", name)
+        fail(core, leaf, text, size)
+    elif leaf.reply_size:
         leaf.flags |= REFUSED
         finish(core, leaf)
     elif not session.cluster.known:
@@ -115,7 +123,7 @@ cdef void _send_again(Core *core, Session *session) noexcept nogil:
             session.request_bytes -= leaf.size
             session.epoch = 0           # nothing new before this is answered
             append(begin_request(core, upstream, leaf), &core.pool, leaf.saved, leaf.size)
-            drop_saved(leaf)
+            drop_saved(core, leaf)
             leaf.hint = NULL
             leaf.asking = False
             end_request(core, upstream, leaf)

@@ -181,20 +181,20 @@ cdef void merge_parts(Core *core, Request *whole) noexcept nogil:
     while part != NULL and not part.flags & REFUSED:
         part = part.next
     if part != NULL:
-        hold_reply(whole, part.reply, part.reply_size)
+        hold_reply(core, whole, part.reply, part.reply_size)
         whole.flags |= REFUSED
     else:
         if split.merge == MERGE_ARRAY:
-            good = _merge_arrays(whole)
+            good = _merge_arrays(core, whole)
         elif split.merge == MERGE_SUM:
-            good = _merge_sums(whole)
+            good = _merge_sums(core, whole)
         else:
-            hold_reply(whole, split.parts.reply, split.parts.reply_size)
+            hold_reply(core, whole, split.parts.reply, split.parts.reply_size)
             good = True
         if not good:
             whole.reply_size = 0
             whole.flags |= REFUSED
-            hold_reply(whole, BAD_PART, strlen(BAD_PART))
+            hold_reply(core, whole, BAD_PART, strlen(BAD_PART))
     _free_parts(core, whole)
     drop_split(whole)
 
@@ -223,10 +223,10 @@ cdef void _combine(Core *core, Request *whole) noexcept with gil:
         return
     if reply[:1] == b"-":
         whole.flags |= REFUSED
-    hold_reply(whole, reply, len(reply))
+    hold_reply(core, whole, reply, len(reply))
 
 
-cdef bint _merge_sums(Request *whole) noexcept nogil:
+cdef bint _merge_sums(Core *core, Request *whole) noexcept nogil:
     cdef Request *part = whole.split.parts
     cdef int64_t total = 0
     cdef bint valid = False
@@ -238,11 +238,11 @@ cdef bint _merge_sums(Request *whole) noexcept nogil:
         if not valid:
             return False
         part = part.next
-    hold_reply(whole, text, snprintf(text, sizeof(text), b":%lld\r\n", <long long>total))
+    hold_reply(core, whole, text, snprintf(text, sizeof(text), b":%lld\r\n", <long long>total))
     return True
 
 
-cdef bint _merge_arrays(Request *whole) noexcept nogil:
+cdef bint _merge_arrays(Core *core, Request *whole) noexcept nogil:
     """Takes the values from the parts' arrays in the order of the keys."""
     cdef Split *split = whole.split
     cdef Request *part
@@ -264,7 +264,7 @@ cdef bint _merge_arrays(Request *whole) noexcept nogil:
         n += 1
         part = part.next
     if good:
-        hold_reply(whole, text, snprintf(text, sizeof(text), b"*%u\r\n", split.keys))
+        hold_reply(core, whole, text, snprintf(text, sizeof(text), b"*%u\r\n", split.keys))
         for i in range(split.keys):
             n = split.order[i]
             part = parts[n]
@@ -272,7 +272,7 @@ cdef bint _merge_arrays(Request *whole) noexcept nogil:
             if scan_reply(&scan, part.reply + cursors[n], part.reply_size - cursors[n], &used) != SCAN_DONE:
                 good = False
                 break
-            hold_reply(whole, part.reply + cursors[n], used)
+            hold_reply(core, whole, part.reply + cursors[n], used)
             cursors[n] += used
     free(parts)
     free(cursors)

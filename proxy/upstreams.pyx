@@ -256,7 +256,7 @@ cdef void _park(
         Core *core, Upstream *upstream, Request *request, const char *why, size_t size) noexcept nogil:
     """Parks a request of this upstream; ``why`` is what its client is told if time runs out."""
     cdef Buffer *output = &upstream.conn.output
-    hold_reply(request, why, size)
+    hold_reply(core, request, why, size)
     request.session.held += size
     request.hops += 1
     request.prefaced = 0

@@ -165,6 +165,7 @@ def test_defaults_of_ours() -> None:
     assert (proxy.max_pipeline, proxy.pipeline_bytes) == (1024, 4194304)
     assert (proxy.output_pause, proxy.output_limit) == (1048576, 1073741824)
     assert (proxy.query_limit, proxy.max_bulk_length) == (1073741824, 536870912)
+    assert proxy.memory_limit == 0
     assert (proxy.max_arguments, proxy.max_inline_length) == (1048576, 65536)
 
 

@@ -1,0 +1,3 @@
+from proxy.model cimport Core
+
+cdef void relieve(Core *core) noexcept nogil
