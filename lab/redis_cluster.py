@@ -272,6 +272,27 @@ class RedisCluster(Started):
                 node.call("CLUSTER", "SETSLOT", slot, "NODE", target.id)
         yield moved
 
+    def add_master(self) -> RedisServer:
+        """Starts a master that all others know, without slots. Raises RuntimeError or TimeoutError."""
+        added = self._node(free_ports(1, bus=True)[0])
+        self.nodes.append(added)
+        added.start()
+        known = len(self.running)
+        self.nodes[0].call("CLUSTER", "MEET", self._host, added.port)
+        wait_until(
+            "every node knows the new one",
+            lambda: all(int(node.state()["cluster_known_nodes"]) == known for node in self.running),
+        )
+        self.wait_until_well()
+        return added
+
+    def remove_master(self, node: RedisServer) -> None:
+        """Ends a master that has no slots any more, and has all others forget it."""
+        gone = node.id
+        node.kill()
+        for other in self.running:
+            other.call("CLUSTER", "FORGET", gone)
+
     def stop(self) -> None:
         for node in self.nodes:
             if node.process and node.process.poll() is None:

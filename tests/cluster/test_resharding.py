@@ -44,6 +44,46 @@ def test_a_slot_moves_there_and_back_under_load(new_cluster: Clusters, new_proxy
     assert proxy.metric("redis_proxy_moved_total") > 0
 
 
+def test_a_shard_is_added_and_removed_under_load(new_cluster: Clusters, new_proxy: Proxies) -> None:
+    """Slot after slot goes to a new master, and back to the old ones, before it is taken away again."""
+    cluster = new_cluster(masters=3, replicas=0)
+    proxy = new_proxy(cluster)
+    writers = [Writer(proxy.port, f"spread:{i}") for i in range(12)]
+    slots = [slot_of(writer.key.encode()) for writer in writers]
+    with Wire(proxy.port) as wire:
+        for writer in writers:
+            tag = f"{{{writer.key}}}"
+            wire.ask("MSET", *(word for i in range(20) for word in (f"{tag}:{i}", "x")))
+    for writer in writers:
+        writer.start()
+    try:
+        owners = [cluster.master_of(slot) for slot in slots]
+        added = cluster.add_master()
+        for slot in slots:
+            for _ in cluster.move_slot(slot, added, batch=5):
+                pass
+        marks = [writer.told for writer in writers]
+        wait_until(
+            "the new one serves all of them",
+            lambda: all(writer.told > mark + 20 for writer, mark in zip(writers, marks, strict=True)),
+        )
+        assert proxy.metric("redis_proxy_server_connections", server=str(added.address)) > 0
+        for slot, owner in zip(slots, owners, strict=True):
+            for _ in cluster.move_slot(slot, owner, batch=5):
+                pass
+        cluster.remove_master(added)
+        gone = str(added.address)
+        wait_until("it is no server any more", lambda: gone not in proxy.page("/metrics"))
+    finally:
+        for writer in writers:
+            writer.finish()
+    with Wire(proxy.port) as wire:
+        for writer in writers:
+            assert writer.refused == writer.unsure == 0
+            assert not writer.wrong
+            assert wire.ask("GET", writer.key).split(b"\r\n")[1] == b"%d" % writer.told
+
+
 def test_a_pipeline_on_a_moving_slot_is_executed_in_order(new_cluster: Clusters, new_proxy: Proxies) -> None:
     """SET, APPEND and GET of many keys, half of them moved, in one pipeline, again and again."""
     cluster = new_cluster(masters=3, replicas=0)
