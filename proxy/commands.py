@@ -304,7 +304,9 @@ def _keys(row: Row) -> Keys:
 
 def rows_of(reply: Sequence[Any]) -> list[Row]:
     """The commands and subcommands of a COMMAND reply as hiredis decodes it, RESP2's or RESP3's."""
-    rows = []
+    rows: list[Row] = []
+    if not isinstance(reply, (list, tuple)):
+        return rows
     for entry in reply:
         try:
             rows.append(_row(entry))

@@ -1,10 +1,14 @@
 """A blocking connection to a server, for everything outside the data plane.
 
-hiredis parses and packs. Topology, pings, handshakes, the lab and the tests speak through it.
+hiredis parses and packs, but only replies that have come whole: it would make room for as many elements
+as a header promises. Topology, pings, handshakes, the lab and the tests speak through it.
 """
 
 import errno
+import math
 import socket
+import time
+from collections import deque
 from collections.abc import Sequence
 from types import TracebackType
 from typing import Any, Self
@@ -14,6 +18,12 @@ import hiredis
 from proxy.address import Address
 from proxy.config import ClusterConfig
 from proxy.keepalive import keep_alive
+from proxy.resp import ProtocolError, ReplyScanner
+
+LARGEST_REPLY = 16 << 20
+"""Bytes: CLUSTER SLOTS with a range for every slot is half of it."""
+LONGEST_ERROR = 512
+"""Characters of an error reply that are kept."""
 
 Word = str | bytes | int | float
 
@@ -43,7 +53,10 @@ class Connection:
     def __init__(self, connected: socket.socket, address: Address | str) -> None:
         self.address = address
         self._socket = connected
-        self._reader = hiredis.Reader(replyError=ReplyError)
+        self._timeout = connected.gettimeout()
+        self._scanner = ReplyScanner()
+        self._whole: deque[bytes] = deque()
+        self._reader = hiredis.Reader(replyError=lambda text: ReplyError(text[:LONGEST_ERROR]))
 
     @classmethod
     def open(
@@ -58,8 +71,9 @@ class Connection:
     ) -> "Connection":
         """Connects to the first of the name's addresses that lets us, and authenticates.
 
-        Times are in seconds, 0 = no limit; ``dial_timeout`` is for each address. Raises OSError, or
-        ReplyError when the server turns the user or the protocol down.
+        Times are in seconds, 0 = no limit; ``dial_timeout`` is for each address, ``timeout`` for all replies
+        to what is asked at once. Raises OSError, or ReplyError when the server turns the user or the
+        protocol down.
         """
         reason: OSError | None = None
         for one in addresses_of(address):
@@ -107,23 +121,39 @@ class Connection:
 
     def pipeline(self, commands: Sequence[Sequence[Word]]) -> list[Any]:
         """Asks all at once; error replies stand in the list as ReplyError objects."""
+        deadline = math.inf if self._timeout is None else time.monotonic() + self._timeout
         try:
+            self._socket.settimeout(self._timeout)
             self._socket.sendall(b"".join(pack(*command) for command in commands))
-            return [self._read() for _ in commands]
+            replies = [self._read(deadline) for _ in commands]
+            if self._whole:
+                raise ConnectionError(errno.EPROTO, "answered what was not asked")
+            return replies
         except TimeoutError as error:
             raise TimeoutError(f"{self.address}: no answer in time") from error
         except OSError as error:
             raise OSError(error.errno, f"{self.address}: {error.strerror or error}") from error
 
-    def _read(self) -> Any:
+    def _read(self, deadline: float) -> Any:
+        """The next reply, if it has wholly come by then."""
+        size = 0
         try:
-            while (reply := self._reader.gets()) is False:
+            while not self._whole:
+                if deadline < math.inf:
+                    self._socket.settimeout(max(deadline - time.monotonic(), 1e-3))
                 data = self._socket.recv(65536)
                 if not data:
                     raise ConnectionError(errno.ECONNRESET, "closed the connection")
-                self._reader.feed(data)
-        except hiredis.ProtocolError as error:
+                size += len(data)
+                if size > LARGEST_REPLY or time.monotonic() > deadline:
+                    raise ConnectionError(errno.EMSGSIZE, "sent a reply without end")
+                self._whole.extend(self._scanner.feed(data))
+            self._reader.feed(self._whole.popleft())
+            reply = self._reader.gets()
+        except (ProtocolError, hiredis.ProtocolError) as error:
             raise ConnectionError(errno.EPROTO, "sent what is not RESP") from error
+        if reply is False:
+            raise ConnectionError(errno.EPROTO, "sent what is not RESP")
         return reply
 
     def detach(self) -> int:

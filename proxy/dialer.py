@@ -10,6 +10,7 @@ from functools import partial
 from proxy.address import Address
 from proxy.config import ClusterConfig
 from proxy.control import Connection, ReplyError
+from proxy.descriptors import Descriptors
 from proxy.pool import Pool
 
 log = logging.getLogger("proxy.dialer")
@@ -31,10 +32,19 @@ def _ask(connection: Connection, *command: str) -> int | None:
     return reply
 
 
+def _peer_id(connection: Connection) -> int:
+    """What the server calls the connection; 0 if that can't be known now. Raises ValueError."""
+    reply = _ask(connection, "CLIENT", "ID") or 0
+    if not (isinstance(reply, int) and 0 <= reply < 1 << 63):
+        raise ValueError(f"{connection.address}: {str(reply)[:100]!r} is no CLIENT ID")
+    return reply
+
+
 class Dialer:
     """Threads that connect, some for each server."""
 
-    def __init__(self) -> None:
+    def __init__(self, descriptors: Descriptors) -> None:
+        self._descriptors = descriptors
         self._pools: dict[str, Pool] = {}
 
     def dial(
@@ -70,17 +80,23 @@ class Dialer:
     ) -> None:
         limit = cluster.dial_timeout / 1000 or LONGEST_DIAL
         try:
-            connection = Connection.to(cluster, Address.parse(server), limit, protocol)
-            # A server that accepts but does not serve (loading, out of clients) says so now.
-            _ask(connection, "PING")
-            if cluster.read_from != "master":
-                _ask(connection, "READONLY")
-            peer = _ask(connection, "CLIENT", "ID") if pinned else 0
+            if pinned and self._descriptors.scarce:
+                raise OSError("no descriptor is left for a connection of a client's own")
+            with Connection.to(cluster, Address.parse(server), limit, protocol) as connection:
+                # A server that accepts but does not serve (loading, out of clients) says so now.
+                _ask(connection, "PING")
+                if cluster.read_from != "master":
+                    _ask(connection, "READONLY")
+                peer = _peer_id(connection) if pinned else 0
+                descriptor = connection.detach()
         except (OSError, ReplyError, ValueError) as error:
             log.debug("cluster=%s server=%s: %s", cluster.name, server, error)
             refused(str(error))
+        except Exception:  # whoever waits must not do so for ever
+            log.exception("cluster=%s server=%s", cluster.name, server)
+            refused("could not be connected to")
         else:
-            opened(connection.detach(), peer or 0)
+            opened(descriptor, peer)
 
     def close(self) -> None:
         for pool in list(self._pools.values()):

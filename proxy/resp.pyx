@@ -205,8 +205,11 @@ cdef ScanStatus scan_reply(
         if scan.line:
             end = <const char *>memchr(at, c'\n', stop - at)
             if end == NULL:
-                used[0] = size
+                # A carriage return is only taken with the line feed that must follow it.
+                used[0] = size - 1 if (stop - 1)[0] == c'\r' else size
                 return SCAN_MORE
+            if end == at or (end - 1)[0] != c'\r':
+                return SCAN_ERROR
             scan.line = False
             at = end + 1
             scan.elements -= 1

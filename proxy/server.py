@@ -3,7 +3,6 @@
 import itertools
 import logging
 import os
-import resource
 import selectors
 import signal
 import socket
@@ -29,6 +28,7 @@ from proxy.answers import Facts, SlowRecord
 from proxy.commands import TABLE
 from proxy.config import Config, ConfigError, Options
 from proxy.control import Connection, ReplyError
+from proxy.descriptors import Descriptors
 from proxy.dialer import Dialer
 from proxy.listeners import OUT_OF_DESCRIPTORS, Listener, open_listeners, prepare
 from proxy.metrics import ClusterState, ProcessState, ProxyCollector
@@ -81,9 +81,10 @@ class Server:
         self._stat_servers: list[StatServer] = []
         self._slow_file: SlowLogFile | None = None
         self._selector = selectors.DefaultSelector()
-        _raise_descriptor_limit()
+        self._descriptors = Descriptors()
+        self._accepting = True
         count = config.proxy.threads or len(os.sched_getaffinity(0))
-        self._dialer = Dialer()
+        self._dialer = Dialer(self._descriptors)
         tallies = [Tally() for _ in config.clusters]
         self._workers = [
             Worker(n, count, config, control=self, dialer=self._dialer, tallies=tallies) for n in range(count)
@@ -189,10 +190,9 @@ class Server:
                         break
                 elif self._take_signals(wake):
                     return self._end(wake)
-            if resume_at is not None and time.monotonic() >= resume_at:
+            if resume_at is not None and time.monotonic() >= resume_at and not self._descriptors.scarce:
                 resume_at = None
-                for listener in self._listeners:
-                    self._selector.register(listener.socket, selectors.EVENT_READ, listener)
+                self._resume_accepting()
             if any(not worker.thread.is_alive() for worker in self._workers):
                 log.critical("a worker ended: so does the process")
                 return 1
@@ -248,7 +248,7 @@ class Server:
         _notify(STATUS=f"serving, configuration {self._config_epoch}; {changes}")
 
     def _accept(self, listener: Listener) -> bool:
-        """Takes the clients that wait; False when descriptors have run out."""
+        """Takes the clients that wait; False when all descriptors are taken that clients may have."""
         limit = self.config.proxy.max_connections
         for _ in range(ACCEPTS_AT_ONCE):
             try:
@@ -261,6 +261,7 @@ class Server:
                     return False
                 continue  # that client has gone already
             self._accepted += 1
+            enough = self._descriptors.leaves_enough(client.fileno())
             if limit and sum(worker.load for worker in self._workers) >= limit:
                 self._rejected += 1
                 client.setblocking(False)
@@ -277,12 +278,23 @@ class Server:
                 continue
             worker = min(self._workers, key=lambda worker: worker.load)
             worker.add_session(listener.cluster, client.detach(), next(self._ids))
+            if not enough:
+                log.error(
+                    "accept: the limit of %d descriptors is near; accepting pauses", self._descriptors.limit
+                )
+                return False
         return True
 
     def _pause_accepting(self) -> None:
+        self._accepting = False
         self._accept_pauses += 1
         for listener in self._listeners:
             self._selector.unregister(listener.socket)
+
+    def _resume_accepting(self) -> None:
+        self._accepting = True
+        for listener in self._listeners:
+            self._selector.register(listener.socket, selectors.EVENT_READ, listener)
 
     def _end(self, wake: socket.socket) -> int:
         """Accepts no more, lets what is in flight finish; a second signal does not wait for that."""
@@ -433,6 +445,8 @@ class Server:
         wrong: dict[str, str] = {}
         if self._draining:
             wrong["process"] = "ending"
+        if not self._accepting:
+            wrong["process"] = "out of descriptors: accepting pauses"
         if not all(worker.thread.is_alive() for worker in self._workers):
             wrong["process"] = "a worker has ended"
         for config, thread in zip(self.config.clusters, self._topologies, strict=True):
@@ -492,16 +506,6 @@ class Server:
             config_loaded=self._config_loaded,
             reload_failed=self._reload_failed,
         )
-
-
-def _raise_descriptor_limit() -> None:
-    """Takes as many descriptors as the system allows this process."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if soft != hard:
-        try:
-            resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-        except (OSError, ValueError) as error:
-            log.warning("descriptors stay limited to %d: %s", soft, error)
 
 
 def _notify(**state: str | int) -> None:

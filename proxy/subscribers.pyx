@@ -58,7 +58,7 @@ cdef void break_subscriber(Core *core, Upstream *upstream) noexcept nogil:
 cdef size_t next_message(Core *core, Upstream *upstream) noexcept nogil:
     """The size of the whole message at the start of the input; 0 if there is none yet.
 
-    A server that sends what is no RESP is marked as failed.
+    A server that sends what is no RESP, or a message larger than a request may be, is marked as failed.
     """
     cdef size_t used = 0, size
     cdef ScanStatus status
@@ -70,7 +70,8 @@ cdef size_t next_message(Core *core, Upstream *upstream) noexcept nogil:
         &upstream.scan, upstream.conn.input.data + upstream.conn.input.start + upstream.framed,
         length(&upstream.conn.input) - upstream.framed, &used)
     upstream.framed += used
-    if status == SCAN_ERROR:
+    size = upstream.framed + <size_t>upstream.scan.bulk
+    if status == SCAN_ERROR or size > core.limits.request.query_length:
         upstream.conn.flags |= FAILED
         return 0
     if status == SCAN_MORE:

@@ -15,7 +15,7 @@ from proxy.buffers cimport Buffer, append, length, release_if_empty
 from proxy.model cimport (
     AGAIN, BLOCKING, DIALING, DIRTY, EXEC, IDLE, IN_FLIGHT, INTERNAL, LATER, NO_COMMAND_ID, NO_SLOT,
     OPEN, READONLY, READY, REFRESH_CONNECTION, REFRESH_REDIRECTED, REFRESH_SERVER_STATE,
-    REFRESH_UNSERVED, REFUSED, RESTING, SLOTS, SLOW_BYTES, SLOW_ENTRIES, SPLIT, STREAMED, WATCH, Cluster,
+    REFRESH_UNSERVED, REFUSED, RESTING, SLOW_BYTES, SLOW_ENTRIES, SPLIT, STREAMED, WATCH, Cluster,
     Core, Request, Server, Session, SlowEntry, Upstream,
 )
 from proxy.pins cimport give_back
@@ -37,6 +37,7 @@ cdef int64_t RETRY_DELAY = 10_000_000           # ns
 cdef int64_t FIRST_REST = 50_000_000            # ns
 cdef int64_t LONGEST_REST = 1_000_000_000       # ns
 
+cdef const char *NOT_RESP = b"sent what is not RESP"
 cdef const char *ASKING = b"*1\r\n$6\r\nASKING\r\n"
 cdef const char *UNWATCH = b"*1\r\n$7\r\nUNWATCH\r\n"
 
@@ -277,8 +278,8 @@ cdef inline bint _starts(const char *text, size_t size, const char *word) noexce
 
 
 cdef Server *_redirection(
-        Upstream *upstream, const char *text, size_t size, uint16_t *slot) noexcept nogil:
-    """The slot and the server of ``slot host:port\\r\\n``; NULL when it can't be read."""
+        Upstream *upstream, uint16_t slot, const char *text, size_t size) noexcept nogil:
+    """The server of ``slot host:port\\r\\n``; NULL when it can't be read, or speaks of another slot."""
     cdef const char *space = <const char *>memchr(text, c' ', size)
     cdef const char *end = <const char *>memchr(text, c'\r', size)
     cdef const char *own
@@ -289,9 +290,8 @@ cdef Server *_redirection(
     if space == NULL or end == NULL or end < space or end - space > 300:
         return NULL
     number = read_number(text, space - text, &valid)
-    if not valid or number < 0 or number >= SLOTS:
+    if not valid or number != slot:
         return NULL
-    slot[0] = <uint16_t>number
     space += 1
     if space[0] == c':':
         # No host: the one that says so, at another port.
@@ -306,7 +306,23 @@ cdef Server *_redirection(
             name, MESSAGE, b"[%.*s]%.*s", <int>(own - space), space, <int>(end - own), own)
     else:
         written = snprintf(name, MESSAGE, b"%.*s", <int>(end - space), space)
+    if written >= MESSAGE or not _is_address(name, written):
+        return NULL
     return server_named(upstream.server.cluster, name, written)
+
+
+cdef bint _is_address(const char *name, size_t size) noexcept nogil:
+    """Whether it is a host, which may be shown anywhere, and a port."""
+    cdef const char *colon = _port_colon(name, size)
+    cdef const char *at
+    cdef bint valid = False
+    cdef int64_t port = read_number(colon + 1, name + size - colon - 1, &valid) if colon > name else 0
+    at = name
+    while at < colon:
+        if not c'!' <= at[0] <= c'~':
+            return False
+        at += 1
+    return valid and 0 < port < 65536
 
 
 cdef const char *_port_colon(const char *name, size_t size) noexcept nogil:
@@ -320,13 +336,13 @@ cdef bint _may_go_again(Upstream *upstream, Request *request, const char *line, 
     """Whether this error means that the request was not executed and may yet be; notes where and when."""
     cdef Cluster *cluster = upstream.server.cluster
     cdef Server *target
-    cdef uint16_t slot = 0
+    cdef size_t word
     if request.slot == NO_SLOT or request.hops >= MOST_HOPS:
         return False
     if _starts(line, size, b"-MOVED ") or _starts(line, size, b"-ASK "):
         request.asking = line[1] == c'A'
-        target = _redirection(
-            upstream, line + (5 if request.asking else 7), size - (5 if request.asking else 7), &slot)
+        word = strlen(b"-ASK ") if request.asking else strlen(b"-MOVED ")
+        target = _redirection(upstream, request.slot, line + word, size - word)
         if target == NULL:
             return False
         request.hint = target
@@ -334,7 +350,7 @@ cdef bint _may_go_again(Upstream *upstream, Request *request, const char *line, 
             cluster.asked += 1
         else:
             cluster.moved += 1
-            set_owner(cluster, slot, target.index)
+            set_owner(cluster, request.slot, target.index)
             want_refresh(cluster, REFRESH_REDIRECTED)
         return True
     if _starts(line, size, b"-TRYAGAIN"):
@@ -452,6 +468,9 @@ cdef void read_replies(Core *core, Upstream *upstream) noexcept nogil:
                         return
                     break
                 used = end + 1 - data
+                if (end - 1)[0] != c'\r':
+                    break_upstream(core, upstream, NOT_RESP)
+                    return
                 input.start += used
                 if request.prefaced < request.preface:
                     request.prefaced += 1
@@ -475,7 +494,7 @@ cdef void read_replies(Core *core, Upstream *upstream) noexcept nogil:
                 continue
         status = scan_reply(&upstream.scan, data, size, &used)
         if status == SCAN_ERROR:
-            break_upstream(core, upstream, b"sent what is not RESP")
+            break_upstream(core, upstream, NOT_RESP)
             return
         input.start += used
         if not upstream.pushing and used and request.prefaced == request.preface:

@@ -8,6 +8,8 @@ import pytest
 
 from lab.proxy_process import ProxyProcess
 from lab.redis_cluster import RedisCluster, RedisServer
+from tests.cluster.hostile_server import MEBIBYTE, Hostile, HostileServer, proxy_before
+from tests.cluster.memory import resident
 
 
 @pytest.fixture(scope="session")
@@ -57,3 +59,27 @@ def new_proxy() -> Iterator[Callable[..., ProxyProcess]]:
         log = proxy.log()
         assert proxy.stop() == 0, log
         assert "Traceback" not in log, log
+
+
+@pytest.fixture(scope="module")
+def hostile_pair(cluster: RedisCluster) -> Iterator[Hostile]:
+    with HostileServer(cluster) as server:
+        proxy = proxy_before(server)
+        proxy.start()
+        yield Hostile(server, proxy)
+        log = proxy.log()
+        assert proxy.stop() == 0, log
+
+
+@pytest.fixture
+def hostile(hostile_pair: Hostile) -> Iterator[Hostile]:
+    """After each test the server behaves again, all is as it was, and no bug has been logged."""
+    server, proxy = hostile_pair
+    server.relent()
+    hostile_pair.wait_until_served()
+    before = resident(proxy.pid)
+    yield hostile_pair
+    server.relent()
+    hostile_pair.wait_until_served()
+    assert "Traceback" not in proxy.log()
+    assert resident(proxy.pid) - before < 64 * MEBIBYTE

@@ -2,38 +2,17 @@
 
 import contextlib
 import hashlib
-import os
 import random
 import time
 from collections.abc import Callable
-from pathlib import Path
 
 import pytest
 
 from lab.proxy_process import ProxyProcess
 from lab.redis_cluster import RedisCluster
 from proxy.control import pack
+from tests.cluster.memory import forget_peak, peak, resident
 from tests.cluster.wire import Wire
-
-UNCOUNTED = "PROXY_ASAN" in os.environ
-"""A sanitizer's own memory would be counted: then no memory is, and the rest of each test holds."""
-
-
-def resident(pid: int) -> int:
-    """Memory of a process, bytes."""
-    return 0 if UNCOUNTED else int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * 4096
-
-
-def peak(pid: int) -> int:
-    """The most memory a process has had since ``forget_peak``, bytes."""
-    if UNCOUNTED:
-        return 0
-    status = Path(f"/proc/{pid}/status").read_text()
-    return int(status.partition("VmHWM:")[2].split()[0]) * 1024
-
-
-def forget_peak(pid: int) -> None:
-    Path(f"/proc/{pid}/clear_refs").write_text("5")
 
 
 def test_replies_of_a_deep_pipeline_keep_their_order(shared_proxy: ProxyProcess) -> None:
