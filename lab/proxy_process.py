@@ -73,6 +73,7 @@ class ProxyProcess(Started):
             "ping_fail_limit": 3,
             "ping_auto_eject": True,
             "slowlog_slower_than": 0,
+            "denied_commands": [],
             "servers": [str(server) for server in servers],
             **(cluster or {}),
         }

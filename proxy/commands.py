@@ -51,6 +51,7 @@ class Command:
     in_subscription: bool  # allowed to a RESP2 client that has subscriptions
     without_auth: bool  # allowed before authentication
     may_replicate: bool  # held back by CLIENT PAUSE WRITE
+    categories: tuple[str, ...]  # of access control lists, without @
     reason: str  # why it is refused: "it is for replicas"; or ""
 
 
@@ -193,6 +194,29 @@ class CommandTable:
         """
         return self._with(rows_of(reply))
 
+    @property
+    def categories(self) -> frozenset[str]:
+        """Of access control lists, without @."""
+        return frozenset(category for command in self.commands for category in command.categories)
+
+    def denied(self, words: Iterable[str]) -> bytes:
+        """One byte for each id, 1 if the command is one of those that ``denied_commands`` names.
+
+        A container's name stands for all of its subcommands, and @category for the commands in it, but for
+        those that a client needs to authenticate and to leave.
+        """
+        names = {word for word in words if not word.startswith("@")}
+        categories = {word[1:] for word in words if word.startswith("@")}
+        return bytes(
+            not command.without_auth
+            and (
+                command.name in names
+                or command.name.partition("|")[0] in names
+                or not categories.isdisjoint(command.categories)
+            )
+            for command in self.commands
+        )
+
     def _with(self, rows: Iterable[Row]) -> Self:
         new = {row.name: row for row in sorted(rows) if row.name not in self.by_name}
         parts: dict[str, list[Row]] = {}
@@ -237,6 +261,7 @@ def _command(number: int, row: Row, plan: Plan, reason: str, is_container: bool 
         in_subscription=row.name in IN_SUBSCRIPTION,
         without_auth=row.name in WITHOUT_AUTH,
         may_replicate="write" in row.flags or row.name in MAY_REPLICATE,
+        categories=row.acl,
         reason=reason,
     )
 

@@ -18,6 +18,7 @@ from functools import partial
 from typing import Any, ClassVar
 
 from proxy.address import Address
+from proxy.commands import TABLE
 
 LARGEST = 2**31 - 1
 LARGEST_SIZE = 2**40
@@ -190,6 +191,26 @@ def _client_user(text: str) -> ClientUser:
     if not re.fullmatch(r"#[0-9a-fA-F]{64}", password):
         raise ValueError("the password begins with # and is not a SHA-256 of 64 hexadecimal digits")
     return ClientUser(name, bytes.fromhex(password[1:]))
+
+
+def _denied_command(text: str) -> str:
+    """A command, ``container|subcommand``, or an access control list's @category, in lower case.
+
+    A name that is not known may be that of a module's command, unless it looks like one misspelt.
+    """
+    name = text.lower()
+    if not name or " " in name:
+        raise ValueError("is not a command's name, as in 'keys' or 'client|kill', or a @category")
+    if name.startswith("@"):
+        if name[1:] not in TABLE.categories:
+            known = ", ".join(f"@{category}" for category in sorted(TABLE.categories))
+            raise ValueError(f"is no category{did_you_mean(name[1:], TABLE.categories)}; must be of {known}")
+    elif command := TABLE.by_name.get(name):
+        if command.without_auth:
+            raise ValueError("can't be denied: clients can't do without it")
+    elif close := difflib.get_close_matches(name, TABLE.by_name, 1, 0.8):
+        raise ValueError(f"is no command (did you mean {close[0]}?)")
+    return name
 
 
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
@@ -377,6 +398,13 @@ class ClusterConfig:
         many=True,
         parse=_client_user,
         secret=True,
+    )
+    denied_commands: tuple[str, ...] = _text(
+        'Commands that clients may not use: names, as in "keys" or "client|kill", and categories of access'
+        ' control lists, as in "@scripting". What scripts do is the servers\' to deny.',
+        ("flushall", "flushdb"),
+        many=True,
+        parse=_denied_command,
     )
     announce_addr: Address | None = _text(  # noqa: RUF009
         "host:port that CLUSTER commands announce as the owner of all slots: the load balancer's. INFO and"

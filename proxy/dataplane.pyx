@@ -292,6 +292,12 @@ cdef class DataPlane(Dispatcher):
                 cluster.slow = slow  # others may read it from now on
         core.sweep_at = core.settle_at = 0
 
+    def deny(self, int cluster, bytes denied) -> None:
+        """Has clients not use some commands: see ``proxy.commands.CommandTable.denied``."""
+        cdef Cluster *c = self.core.clusters[cluster]
+        memset(c.denied, 0, sizeof(c.denied))
+        memcpy(c.denied, PyBytes_AsString(denied), min(len(denied), <int>MAX_COMMANDS))
+
     def heed(self, int cluster, flag) -> None:
         """Takes a bytearray whose first byte says whether anybody of this process has subscriptions."""
         self.flags.append(flag)

@@ -13,6 +13,7 @@ cdef enum Verdict:
     WRONG_ARITY
     NOT_SUPPORTED
     SUBSCRIBED
+    DENIED
 
 cdef class Dispatcher:
     cdef Core core

@@ -242,6 +242,9 @@ cdef class Dispatcher:
         if not session.authenticated and session.cluster.protected and not entry.without_auth:
             reject(&self.core, session, id, NOAUTH)
             return True
+        if session.cluster.denied[id]:
+            self._refuse(session, id, DENIED, data, scan)
+            return True
         if self.core.full and entry.plan != PLAN_LOCAL and entry.plan != PLAN_TRANSACTION:
             session.cluster.turned_away += 1
             reject(&self.core, session, id, FULL)

@@ -245,6 +245,7 @@ cdef struct Cluster:
     uint8_t writes_paused
     uint8_t paused
     int64_t paused_until    # ns
+    uint8_t denied[MAX_COMMANDS]    # by id: clients may not use it
     uint16_t owners[SLOTS]
     uint64_t epoch          # goes up whenever a slot gets another owner
     uint8_t known           # a topology has come

@@ -24,7 +24,7 @@ from proxy.topology import Topology
 log = logging.getLogger("proxy.worker")
 
 # Why the data plane refuses a request; kept in step with Verdict in dispatch.pyx.
-UNKNOWN_COMMAND, UNKNOWN_SUBCOMMAND, WRONG_ARITY, NOT_SUPPORTED, SUBSCRIBED = range(5)
+UNKNOWN_COMMAND, UNKNOWN_SUBCOMMAND, WRONG_ARITY, NOT_SUPPORTED, SUBSCRIBED, DENIED = range(6)
 
 DISCARDED = b"Transaction discarded because of: %b"
 
@@ -143,6 +143,7 @@ class Worker:
     def _configure(self, config: Config) -> None:
         self.config = config
         self.plane.configure(config)
+        self._deny()
 
     def _set_topology(self, cluster: int, topology: Topology, near: set[str]) -> None:
         self.contexts[cluster].topology = topology
@@ -159,6 +160,11 @@ class Worker:
     def _set_commands(self, table: CommandTable) -> None:
         self.commands = table
         self.plane.set_commands(table)
+        self._deny()
+
+    def _deny(self) -> None:
+        for index, cluster in enumerate(self.config.clusters):
+            self.plane.deny(index, self.commands.denied(cluster.denied_commands))
 
     def dial(self, cluster: int, server: str, protocol: int, number: int, pinned: bool) -> None:
         def opened(fd: int, peer: int) -> None:
@@ -229,6 +235,9 @@ class Worker:
                 f"Can't execute '{name}': only (P|S)SUBSCRIBE / (P|S)UNSUBSCRIBE / PING / QUIT / RESET "
                 "are allowed in this context"
             )
+        if verdict == DENIED:
+            name = self.commands.commands[command].name
+            return error(f"'{name}' is denied: see denied_commands in the proxy's configuration", "NOPERM")
         return answers.unknown_command(args)
 
 

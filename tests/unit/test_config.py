@@ -157,6 +157,7 @@ def test_defaults_of_the_clusters_keys_of_ours(files: Files) -> None:
     assert (cluster.client_password, cluster.client_users, cluster.announce_addr) == ("", (), None)
     assert (cluster.read_from, cluster.zone, cluster.server_zones) == ("master", "", ())
     assert cluster.pinned_connections == 1000
+    assert cluster.denied_commands == ("flushall", "flushdb")
 
 
 def test_defaults_of_ours() -> None:
@@ -266,6 +267,12 @@ def test_the_password_is_read_and_never_shown(files: Files) -> None:
 
 def digest(password: str) -> bytes:
     return hashlib.sha256(password.encode()).digest()
+
+
+def test_denied_commands(files: Files) -> None:
+    config = files.one("denied_commands", '["KEYS", "Client|Kill", "@Dangerous", "ft.dropindex"]')
+    assert config.denied_commands == ("keys", "client|kill", "@dangerous", "ft.dropindex")
+    assert files.one("denied_commands", "[]").denied_commands == ()
 
 
 def test_client_users(files: Files) -> None:
@@ -565,6 +572,14 @@ def test_a_file_that_is_cut_off(files: Files, servers: str, end: str) -> None:
 @pytest.mark.parametrize(
     ("line", "problem"),
     [
+        ('denied_commands = [""]', "denied_commands = '': is not a command's name, as in 'keys' or"),
+        ('denied_commands = ["client kill"]', "denied_commands = 'client kill': is not a command's name"),
+        (
+            'denied_commands = ["Flushal"]',
+            "denied_commands = 'Flushal': is no command (did you mean flushall?)",
+        ),
+        ('denied_commands = ["@admn"]', "denied_commands = '@admn': is no category (did you mean admin?)"),
+        ('denied_commands = ["AUTH"]', "denied_commands = 'AUTH': can't be denied"),
         ('client_users = ["bob"]', "client_users = (hidden): is not name:password"),
         ('client_users = [""]', "client_users = (hidden): is not name:password"),
         ('client_users = ["bob:"]', "client_users = (hidden): is not name:password"),
