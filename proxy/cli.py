@@ -2,6 +2,7 @@
 
 import argparse
 import difflib
+import faulthandler
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -286,6 +287,8 @@ def main(argv: Sequence[str]) -> int:
     except OSError as error:
         return _complain(f"log = {shown(config.proxy.log)}: can't be opened: {error.strerror}")
     try:
+        # After a crash in compiled code, and systemd's SIGABRT, the stacks of all threads are on stderr.
+        faulthandler.enable()
         from proxy.server import serve  # checking the files needs nothing of the data plane
 
         return serve(config, options, lambda: configure(given)[0])

@@ -7,8 +7,11 @@ import selectors
 import signal
 import socket
 import sys
+import threading
 import time
+from collections import Counter
 from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
@@ -35,7 +38,7 @@ from proxy.metrics import ClusterState, ProcessState, ProxyCollector
 from proxy.pinger import Pinger
 from proxy.pubsub import Tally
 from proxy.slowlog import SlowLogFile, report, slow_record
-from proxy.stat_server import Page, StatServer, json_page, thread_stacks
+from proxy.stat_server import Page, StatServer, json_page, stack_of, thread_stacks
 from proxy.topology import Topology, TopologyThread
 from proxy.worker import Worker
 from proxy.zones import Zones
@@ -47,7 +50,9 @@ ACCEPTS_AT_ONCE = 64
 ACCEPT_PAUSE = 0.2
 """Seconds accepting rests when descriptors have run out."""
 TICK = 1.0
-"""Seconds between two looks at whether the workers are alive."""
+"""Seconds between two looks at whether the workers make turns."""
+HUNG_AFTER = 5
+"""Ticks without a turn after which a worker is said to hang."""
 LAST_REQUEST = 1.0
 """Seconds in which an idle session may come with one more request before it is closed."""
 STARTING_TICK = 0.02
@@ -74,6 +79,8 @@ class Server:
         self._ids = itertools.count(1)
         self._accepted = self._rejected = self._accept_pauses = 0
         self._draining = False
+        self._broken = False
+        self._hangs: Counter[int] = Counter()
         self._started = time.time()
         self._table = TABLE
         self._learnt: set[tuple[int, str]] = set()
@@ -149,6 +156,7 @@ class Server:
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT, signal.SIGHUP):
             signal.signal(number, lambda *_: None)
         self._selector.register(wake, selectors.EVENT_READ)
+        threading.excepthook = partial(self._thread_died, woken)
         self._start()
         try:
             return self._loop(wake)
@@ -193,8 +201,7 @@ class Server:
             if resume_at is not None and time.monotonic() >= resume_at and not self._descriptors.scarce:
                 resume_at = None
                 self._resume_accepting()
-            if any(not worker.thread.is_alive() for worker in self._workers):
-                log.critical("a worker ended: so does the process")
+            if self._broken:
                 return 1
             if not self._ready:
                 self._tell_when_ready()
@@ -215,6 +222,20 @@ class Server:
         turning = [worker.pulse() for worker in self._workers]
         if self._watched and all(turning):
             _notify(WATCHDOG=1)
+        for worker, turns in zip(self._workers, turning, strict=True):
+            self._hangs[worker.number] = 0 if turns else self._hangs[worker.number] + 1
+            if self._hangs[worker.number] == HUNG_AFTER:
+                log.error("%s makes no turns; it is at\n%s", worker.thread.name, stack_of(worker.thread))
+
+    def _thread_died(self, woken: socket.socket, died: threading.ExceptHookArgs) -> None:
+        """Ends the process, in order, after a bug: without one of its threads it would be half dead."""
+        threading.__excepthook__(died)  # on stderr too, wherever the log goes
+        name = died.thread.name if died.thread else "a thread"
+        trace = (died.exc_type, died.exc_value or died.exc_type(), died.exc_traceback)
+        log.critical("%s ended by a bug: so does the process", name, exc_info=trace)
+        self._broken = True
+        with suppress(OSError):  # it has something to read already, or is ending anyway
+            woken.send(b"\0")
 
     def _take_signals(self, wake: socket.socket) -> bool:
         """Whether one of the signals that came asks to end."""
@@ -431,8 +452,8 @@ class Server:
 
     def _health(self) -> tuple[int, str, bytes]:
         """200 while the process works at all: restarting it would not help otherwise."""
-        alive = all(worker.thread.is_alive() for worker in self._workers)
-        wrong = {} if alive else {"process": "a worker has ended"}
+        hung = [worker.thread.name for worker in self._workers if self._hangs[worker.number] >= HUNG_AFTER]
+        wrong = dict.fromkeys(hung, "makes no turns")
         return json_page(503 if wrong else 200, {"ok": not wrong, "wrong": wrong})
 
     def _readiness(self) -> tuple[int, str, bytes]:
@@ -447,8 +468,6 @@ class Server:
             wrong["process"] = "ending"
         if not self._accepting:
             wrong["process"] = "out of descriptors: accepting pauses"
-        if not all(worker.thread.is_alive() for worker in self._workers):
-            wrong["process"] = "a worker has ended"
         for config, thread in zip(self.config.clusters, self._topologies, strict=True):
             if thread.current is None:
                 wrong[config.name] = thread.last_error or "no topology yet"

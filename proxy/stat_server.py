@@ -36,6 +36,12 @@ def thread_stacks() -> tuple[int, str, bytes]:
     return 200, "text/plain; charset=utf-8", "".join(text).encode()
 
 
+def stack_of(thread: threading.Thread) -> str:
+    """Where a thread is now."""
+    frame = sys._current_frames().get(thread.ident or 0)
+    return "".join(traceback.format_stack(frame)).rstrip() if frame else "its end"
+
+
 class StatServer:
     """One listener and its pages, by path."""
 

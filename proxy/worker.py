@@ -56,18 +56,10 @@ class Worker:
         """All workers of the process, this one too."""
         self.plane = DataPlane(self, self._mailbox, config, workers)
         self.contexts = [WorkerContext(self, cluster, tally) for cluster, tally in enumerate(tallies)]
-        self.thread = threading.Thread(target=self._run, name=f"worker-{number}", daemon=True)
-        self.failure: BaseException | None = None
+        self.thread = threading.Thread(target=self.plane.run, name=f"worker-{number}", daemon=True)
 
     def start(self) -> None:
         self.thread.start()
-
-    def _run(self) -> None:
-        try:
-            self.plane.run()
-        except BaseException as error:
-            self.failure = error
-            log.exception("worker %d ended", self.number)
 
     # --- for other threads -------------------------------------------------------------------
 
