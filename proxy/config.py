@@ -150,6 +150,10 @@ def _listen(text: str) -> Address:
     return Address.parse(text, default_host="0.0.0.0")
 
 
+def _inside(text: str) -> Address:
+    return Address.parse(text, default_host="127.0.0.1")
+
+
 _SERVER = re.compile(r"(?P<address>(\[[^\]]*\]|[^:]*):[^:]*)(:(?P<weight>[^:]*))?")
 
 
@@ -270,17 +274,19 @@ class ProxyConfig:
     TABLE: ClassVar = "proxy"
 
     stat: Address | None = _text(  # noqa: RUF009
-        "Address of the HTTP server for /metrics, /readyz, /healthz, /status and /slowlog. Empty: none.",
+        "Address of the HTTP server for /metrics, /readyz, /healthz, /status and /slowlog; a port alone is on"
+        " 127.0.0.1. Empty: none.",
         None,
         top=True,
-        parse=_listen,
+        parse=_inside,
         restart=True,
     )
     pprof: Address | None = _text(  # noqa: RUF009
-        "Address of the HTTP server for /debug/pprof; may be the same as stat. Empty: none.",
+        "Address of the HTTP server for /debug/pprof; a port alone is on 127.0.0.1. May be the same as stat."
+        " Empty: none.",
         None,
         top=True,
-        parse=_listen,
+        parse=_inside,
         restart=True,
     )
     stdout: bool = _switch("Log to standard output.", False, top=True, restart=True)

@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 from http.server import BaseHTTPRequestHandler
 from socket import AF_INET, AF_INET6
 from socketserver import ThreadingTCPServer
+from typing import Any
 
 from proxy.address import Address
 
@@ -19,6 +20,10 @@ Page = Callable[[], tuple[int, str, bytes]]
 
 SLOW_READER = 10.0
 """Seconds after which a client of ours that neither sends nor takes anything is dropped."""
+
+
+MOST_READERS = 64
+"""Clients at once; more are turned away. What asks here is a load balancer, Prometheus and some people."""
 
 
 def json_page(status: int, value: object) -> tuple[int, str, bytes]:
@@ -82,6 +87,20 @@ class StatServer:
             allow_reuse_address = True
             daemon_threads = True
             block_on_close = False
+            readers = threading.BoundedSemaphore(MOST_READERS)
+
+            def process_request(self, request: Any, client_address: Any) -> None:
+                if self.readers.acquire(blocking=False):
+                    super().process_request(request, client_address)
+                else:
+                    log.warning("client=%s turned away: %d are here", client_address[0], MOST_READERS)
+                    self.shutdown_request(request)
+
+            def process_request_thread(self, request: Any, client_address: Any) -> None:
+                try:
+                    super().process_request_thread(request, client_address)
+                finally:
+                    self.readers.release()
 
             def handle_error(self, request: object, client_address: object) -> None:
                 """A client that has gone, as health checks do once they have the status, is no error."""

@@ -7,6 +7,7 @@ import struct
 import threading
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -212,6 +213,30 @@ def test_connections_that_come_and_go_leave_nothing_behind(cluster: RedisCluster
     wait_until("all sessions are closed", lambda: proxy.metric("overlord_proxy_conns") == 0)
     wait_until("all buffers are given back", lambda: proxy.metric("redis_proxy_buffer_bytes") == 0)
     assert len(list(Path(f"/proc/{proxy.pid}/fd").iterdir())) < 50
+
+
+def test_too_many_readers_of_the_pages_are_turned_away(cluster: RedisCluster, new_proxy: Proxies) -> None:
+    """Each takes a thread, for as long as it likes to ask and to read."""
+    proxy = new_proxy(cluster)
+    with ExitStack() as stack:
+        many = [
+            stack.enter_context(socket.create_connection(("127.0.0.1", proxy.stat_port))) for _ in range(200)
+        ]
+        wait_until("some are turned away", lambda: any(_has_ended(one) for one in many))
+        with Wire(proxy.port) as wire:
+            assert wire.ask("PING") == b"+PONG\r\n"
+        assert len(list(Path(f"/proc/{proxy.pid}/task").iterdir())) < 110
+    wait_until("there is room again", lambda: proxy.readiness() == 200)
+
+
+def _has_ended(connection: socket.socket) -> bool:
+    connection.setblocking(False)
+    try:
+        return connection.recv(1) == b""
+    except BlockingIOError:
+        return False
+    except ConnectionResetError:
+        return True
 
 
 def test_a_health_check_that_does_not_read_to_the_end_is_no_error(

@@ -197,6 +197,11 @@ def test_listen_addr(files: Files, text: str, address: Address) -> None:
     assert files.one("listen_addr", f'"{text}"').listen_addr == address
 
 
+def test_what_is_for_operators_is_on_loopback_unless_it_is_said(files: Files) -> None:
+    proxy = files.load(LEAST, 'stat = "8080"\npprof = ":6060"\n').proxy
+    assert (proxy.stat, proxy.pprof) == (Address("127.0.0.1", 8080), Address("127.0.0.1", 6060))
+
+
 def test_listen_addr_of_unix(files: Files) -> None:
     unix = LEAST.replace('"6379"', '"/run/proxy/redis.sock"\nlisten_proto = "unix"')
     (config,) = files.load(unix).clusters
