@@ -190,7 +190,7 @@ def test_flags_override_the_files() -> None:
     words = "-stat 9121 -metrics -log other -log-vl 5 -std -debug -slower-than 77"
     config, _ = read(*words.split())
     assert config.proxy == ProxyConfig(
-        stat=Address("0.0.0.0", 9121), log="other", log_lv=5, use_metrics=True, stdout=True, debug=True
+        stat=Address("127.0.0.1", 9121), log="other", log_lv=5, use_metrics=True, stdout=True, debug=True
     )
     assert [cluster.slowlog_slower_than for cluster in config.clusters] == [77, 77]
 
