@@ -8,23 +8,17 @@ less with the machine's mood than requests per second.
 """
 
 import argparse
-import csv
-import io
 import json
-import os
 import statistics
-import subprocess
 import sys
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from bench.redis_benchmark import Measured, Target, fill, run
 from lab.proxy_process import ProxyProcess
 from lab.redis_cluster import RedisCluster, RedisServer
 
-TICK = os.sysconf("SC_CLK_TCK")
-CLIENTS = 50
-KEYS = 100_000
 CALIBRATION = 20_000
 """Requests of the run that finds out how many make up the wanted time."""
 
@@ -39,55 +33,17 @@ TESTS: dict[str, tuple[list[str], int]] = {
 
 
 @dataclass
-class Run:
-    """One run of redis-benchmark against one target."""
+class Run(Measured):
+    """One run of one test against one target."""
 
     target: str
     test: str
-    requests: int
-    rps: float
-    p50: float
-    """ms"""
-    p99: float
-    """ms"""
-    user: float
-    """µs of CPU per request"""
-    system: float
 
 
-def cpu_seconds(pid: int) -> tuple[float, float]:
-    """User and system time of a process, all its threads."""
-    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    return int(fields[11]) / TICK, int(fields[12]) / TICK
-
-
-def measure(target: str, test: str, port: int, pid: int, requests: int) -> Run:
+def measure(target: Target, test: str, requests: int) -> Run:
     """Raises RuntimeError when redis-benchmark fails."""
-    args, depth = TESTS[test]
-    command = ["redis-benchmark", "-p", str(port), "--csv", "-c", str(CLIENTS), "-n", str(requests)]
-    before = cpu_seconds(pid)
-    result = subprocess.run(
-        [*command, "-P", str(depth), "-r", str(KEYS), *args],
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
-    after = cpu_seconds(pid)
-    rows = [row for row in csv.reader(io.StringIO(result.stdout)) if len(row) == 8 and row[0] != "test"]
-    if result.returncode or not rows:
-        raise RuntimeError(f"redis-benchmark against {target}: {result.stdout}{result.stderr}")
-    per_request = 1e6 / requests
-    return Run(
-        target,
-        test,
-        requests,
-        float(rows[-1][1]),
-        float(rows[-1][4]),
-        float(rows[-1][6]),
-        (after[0] - before[0]) * per_request,
-        (after[1] - before[1]) * per_request,
-    )
+    arguments, depth = TESTS[test]
+    return Run(**asdict(run(target, arguments, requests, depth)), target=target.name, test=test)
 
 
 def table(runs: list[Run], targets: list[str], tests: list[str]) -> str:
@@ -134,43 +90,27 @@ def main() -> int:
         RedisServer() as plain,
         ProxyProcess(cluster.addresses, proxy={"threads": options.threads}) as proxy,
     ):
-        targets = {
-            f"proxy, {options.threads} worker{'s' if options.threads > 1 else ''}": (proxy.port, proxy.pid),
-            "plain redis": (plain.port, plain.pid),
-        }
+        targets = [
+            Target(
+                f"proxy, {options.threads} worker{'s' if options.threads > 1 else ''}", proxy.port, proxy.pid
+            ),
+            Target("plain redis", plain.port, plain.pid),
+        ]
         say("filling both")
-        for port, _ in targets.values():
-            subprocess.run(
-                [
-                    "redis-benchmark",
-                    "-p",
-                    str(port),
-                    "-t",
-                    "set",
-                    "-n",
-                    str(3 * KEYS),
-                    "-r",
-                    str(KEYS),
-                    "-P",
-                    "64",
-                    "-q",
-                ],
-                check=True,
-                capture_output=True,
-            )
+        for target in targets:
+            fill(target)
         counts = {
-            (target, test): max(
-                CALIBRATION, int(measure(target, test, *where, CALIBRATION).rps * options.seconds)
+            (target.name, test): max(
+                CALIBRATION, int(measure(target, test, CALIBRATION).rps * options.seconds)
             )
             for test in tests
-            for target, where in targets.items()
+            for target in targets
         }
         for number in range(options.rounds):
             for test in tests:
-                for target, where in targets.items():
-                    runs.append(measure(target, test, *where, counts[target, test]))
+                runs += [measure(target, test, counts[target.name, test]) for target in targets]
             say(f"round {number + 1} of {options.rounds} done")
-    print(table(runs, list(targets), tests))
+    print(table(runs, [target.name for target in targets], tests))
     if options.json:
         options.json.write_text(json.dumps([asdict(run) for run in runs], indent=1) + "\n")
     return 0
