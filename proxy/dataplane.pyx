@@ -349,7 +349,7 @@ cdef class DataPlane(Dispatcher):
                 server = c.servers[i]
                 if server.owns:
                     server.succeeded_at = 0
-                elif not server.succeeded_at and (i in succeeded or not server.listed):
+                elif not server.succeeded_at and i in succeeded:
                     server.succeeded_at = self.core.now
                 for n in range(server.upstream_count):
                     shed(&self.core, server.upstreams[n])

@@ -215,7 +215,7 @@ cdef struct Server:
     uint8_t listed          # in the present topology
     uint8_t ejected         # failed its pings: not to be used
     uint8_t owns            # slots, in the present topology
-    int64_t succeeded_at    # when a replica took over its slots, or it left the cluster, ns; 0: it did not
+    int64_t succeeded_at    # when a replica took over its slots, ns; 0: none did
     uint64_t lost           # connections lost
     uint64_t refused        # connections that could not be made
     Histogram latency

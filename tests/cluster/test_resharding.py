@@ -71,6 +71,11 @@ def test_a_shard_is_added_and_removed_under_load(new_cluster: Clusters, new_prox
         for slot, owner in zip(slots, owners, strict=True):
             for _ in cluster.move_slot(slot, owner, batch=5):
                 pass
+        marks = [writer.told for writer in writers]
+        wait_until(
+            "everyone has left the new one",
+            lambda: all(writer.told > mark + 20 for writer, mark in zip(writers, marks, strict=True)),
+        )
         cluster.remove_master(added)
         gone = str(added.address)
         wait_until("it is no server any more", lambda: gone not in proxy.page("/metrics"))
