@@ -343,20 +343,20 @@ cdef class DataPlane(Dispatcher):
             if c.owners[i] != owners[i]:
                 c.owners[i] = owners[i]
                 changed = True
-        if changed:
-            c.epoch += 1
-            for i in range(c.server_count):
-                server = c.servers[i]
-                if server.owns:
-                    server.succeeded_at = 0
-                elif not server.succeeded_at and i in succeeded:
-                    server.succeeded_at = self.core.now
+        for i in range(c.server_count):
+            server = c.servers[i]
+            if server.owns:
+                server.succeeded_at = 0
+            elif not server.succeeded_at and i in succeeded:
+                server.succeeded_at = self.core.now
+            if changed:
                 for n in range(server.upstream_count):
                     shed(&self.core, server.upstreams[n])
                     try_again(&self.core, server.upstreams[n])
-            self.core.sweep_at = 0
+        if changed:
+            c.epoch += 1
         c.known = True
-        self.core.settle_at = 0
+        self.core.settle_at = self.core.sweep_at = 0
 
     cdef set _succeeded(self, Cluster *cluster, shards):
         """Indices of masters whose slots are now their replicas'."""

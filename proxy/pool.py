@@ -12,7 +12,7 @@ class Pool:
     """Runs calls in at most so many threads, started as they are needed.
 
     They are daemons: one that waits for a server that hangs does not keep the process from ending, as those
-    of concurrent.futures would. A call must not raise.
+    of concurrent.futures would. A call that raises has ``threading.excepthook`` end the process.
     """
 
     def __init__(self, name: str, most: int) -> None:

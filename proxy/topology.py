@@ -103,6 +103,8 @@ def parse_slots(reply: Any, asked: Address, redis_version: str = "") -> Topology
 
 def _node(node: Sequence[Any], asked: Address) -> Address | None:
     host, port = node[0], int(node[1])
+    if not (host is None or isinstance(host, bytes)):
+        raise ValueError(f"a server's host is {host!r:.100}")
     name = host.decode() if host else asked.host
     return None if name == "?" or not 0 < port < 65536 else Address(name, port)
 
@@ -265,6 +267,9 @@ class TopologyThread:
             answers.put((server, self._view_of(server)))
         except (OSError, ReplyError, ValueError) as error:
             answers.put((server, error))
+        except Exception as error:  # whoever waits must not do so for ever
+            log.exception("cluster=%s server=%s", self._cluster.name, server)
+            answers.put((server, error))
 
     def _view_of(self, server: Address) -> tuple[bool, Topology]:
         """Whether the server thinks the cluster well, and what it tells of it."""
@@ -302,8 +307,10 @@ class TopologyThread:
             log.warning("cluster=%s %s", self._cluster.name, text)
 
 
-def field_of(info: bytes, name: bytes) -> str:
-    """A field of an INFO or CLUSTER INFO reply; "" when it has none such."""
+def field_of(info: object, name: bytes) -> str:
+    """A field of an INFO or CLUSTER INFO reply; "" when it has none such. Raises ValueError when it is none."""
+    if not isinstance(info, bytes):
+        raise ValueError(f"not a reply to INFO: {info!r:.100}")
     for line in info.splitlines():
         key, _, value = line.partition(b":")
         if key == name:
