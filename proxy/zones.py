@@ -68,7 +68,7 @@ class Zones:
         if server not in self._known:
             try:
                 self._known[server] = self._configured(server) or self._told(server)
-            except (OSError, ReplyError) as error:
+            except (OSError, ReplyError, ValueError) as error:
                 log.debug("cluster=%s server=%s zone: %s", self._config.name, server, error)
                 return ""  # it is asked again with the next topology
         return self._known[server]
