@@ -26,6 +26,8 @@ log = logging.getLogger("proxy.worker")
 # Why the data plane refuses a request; kept in step with Verdict in dispatch.pyx.
 UNKNOWN_COMMAND, UNKNOWN_SUBCOMMAND, WRONG_ARITY, NOT_SUPPORTED, SUBSCRIBED, DENIED = range(6)
 
+NOBODY = "?:0"
+"""The address of a client that has reset its connection, as Redis writes it."""
 DISCARDED = b"Transaction discarded because of: %b"
 
 
@@ -180,8 +182,12 @@ class Worker:
     def client(self, session: int, fd: int, cluster: int, since: float) -> Client:
         """What CLIENT commands know of a session that came at ``since``; made when it is first wanted."""
         with socket.socket(fileno=os.dup(fd)) as connection:
-            peer, name = connection.getpeername(), connection.getsockname()
-        return Client(session, _endpoint(peer), _endpoint(name), created=since)
+            name = _endpoint(connection.getsockname())
+            try:
+                peer = _endpoint(connection.getpeername())
+            except OSError:
+                peer = NOBODY
+        return Client(session, peer, name, created=since)
 
     def answer(self, client: Client, cluster: int, args: list[bytes]) -> Answer:
         """The reply to a command that is answered here, or what it takes."""

@@ -1,5 +1,7 @@
 """CLIENT: what it does to the connection and to those of other clients, on any worker."""
 
+import socket
+import struct
 import threading
 import time
 from typing import Any
@@ -63,6 +65,18 @@ def test_a_list_of_the_clients_of_all_workers(shared_proxy: ProxyProcess) -> Non
     assert wires[0].ask("CLIENT", "INFO").count(b"name=listed-0 ") == 1
     for wire in (*wires, silent):
         wire.close()
+
+
+def test_a_list_while_clients_reset_their_connections(shared_proxy: ProxyProcess) -> None:
+    """They are gone before the proxy has read that they are: nobody's address can be told any more."""
+    with Wire(shared_proxy.port) as wire:
+        for _ in range(200):
+            wire.send(10 * pack("CLIENT", "LIST"))
+            for _ in range(10):
+                client = socket.create_connection(("127.0.0.1", shared_proxy.port))
+                client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+                client.close()
+            assert all(reply.startswith(b"$") for reply in wire.replies(10))
 
 
 def test_killing(shared_proxy: ProxyProcess) -> None:
