@@ -38,7 +38,7 @@ from proxy.metrics import ClusterState, ProcessState, ProxyCollector
 from proxy.pinger import Pinger
 from proxy.pubsub import Tally
 from proxy.slowlog import SlowLogFile, report, slow_record
-from proxy.stat_server import Page, StatServer, json_page, stack_of, thread_stacks
+from proxy.stat_server import Page, StatServer, json_page, object_counts, stack_of, thread_stacks
 from proxy.topology import Topology, TopologyThread
 from proxy.worker import Worker
 from proxy.zones import Zones
@@ -134,7 +134,10 @@ class Server:
         }
         if self.config.proxy.use_metrics:
             stat["/metrics"] = self._metrics_page()
-        pprof: dict[str, Page] = {"/debug/pprof/threads": thread_stacks}
+        pprof: dict[str, Page] = {
+            "/debug/pprof/threads": thread_stacks,
+            "/debug/pprof/objects": object_counts,
+        }
         pages: dict[Address, dict[str, Page]] = {}
         for address, part in ((self.config.proxy.stat, stat), (self.config.proxy.pprof, pprof)):
             if address is not None:

@@ -1,10 +1,12 @@
 """The HTTP side: the pages at the ``stat`` address (/metrics, /readyz, …) and at ``pprof``."""
 
+import gc
 import json
 import logging
 import sys
 import threading
 import traceback
+from collections import Counter
 from collections.abc import Callable, Mapping
 from http.server import BaseHTTPRequestHandler
 from socket import AF_INET, AF_INET6
@@ -39,6 +41,15 @@ def thread_stacks() -> tuple[int, str, bytes]:
         text.extend(traceback.format_stack(frame))
         text.append("\n")
     return 200, "text/plain; charset=utf-8", "".join(text).encode()
+
+
+def object_counts() -> tuple[int, str, bytes]:
+    """How many blocks of memory Python holds, and how many objects of each type that its collector knows."""
+    gc.collect()
+    counts = Counter(f"{type(one).__module__}.{type(one).__qualname__}" for one in gc.get_objects())
+    lines = [(sys.getallocatedblocks(), "blocks of memory")]
+    lines += [(count, name) for name, count in counts.most_common()]
+    return 200, "text/plain; charset=utf-8", "".join(f"{count} {name}\n" for count, name in lines).encode()
 
 
 def stack_of(thread: threading.Thread) -> str:

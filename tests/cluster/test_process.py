@@ -182,12 +182,16 @@ def test_slow_requests_are_remembered_and_written(
     assert json.loads(path.read_text().splitlines()[1])["Cmd"] == ["GET", "slow"]
 
 
-def test_thread_stacks_at_the_pprof_address(cluster: RedisCluster, new_proxy: Proxies) -> None:
+def test_stacks_and_objects_at_the_pprof_address(cluster: RedisCluster, new_proxy: Proxies) -> None:
     stat = free_ports(1)[0]
     proxy = new_proxy(cluster, stat_port=stat, top={"pprof": f"127.0.0.1:{stat}"})
     stacks = proxy.page("/debug/pprof/threads")
     assert "thread MainThread" in stacks
     assert "thread worker-0" in stacks
+    count, _, what = proxy.page("/debug/pprof/objects").splitlines()[0].partition(" ")
+    assert int(count) > 10_000
+    assert what == "blocks of memory"
+    assert " proxy.worker.Worker\n" in proxy.page("/debug/pprof/objects")
 
 
 def test_connections_that_come_and_go_leave_nothing_behind(cluster: RedisCluster, new_proxy: Proxies) -> None:
