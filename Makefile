@@ -4,7 +4,7 @@ VENV := .venv
 PYTHON := $(VENV)/bin/python
 SOURCES := pyproject.toml setup.py $(wildcard proxy/*.pyx proxy/*.pxd)
 
-.PHONY: run lab lab-down test lint unit cluster suites roles fleet fuzz asan bench clean
+.PHONY: run lab lab-down test lint unit cluster suites roles fleet fuzz asan bench soak clean
 
 run: $(VENV)/.run
 	@$(PYTHON) -m lab $(if $(SERVERS),--servers $(SERVERS))
@@ -47,12 +47,16 @@ fleet: $(VENV)/.test
 
 fuzz: $(VENV)/.test
 	$(PYTHON) tests/fuzz/run.py --seconds $(or $(SECONDS),600)
+	scripts/asan.sh run tests.fuzz.dataplane --seconds $(or $(SECONDS),600)
 
 asan:
 	scripts/asan.sh
 
 bench: $(VENV)/.test
 	$(PYTHON) -m bench
+
+soak: $(VENV)/.test
+	$(PYTHON) -m bench.soak
 
 clean:
 	rm -rf $(VENV) build *.egg-info proxy/*.c proxy/*.so tests/fuzz/build tests/clients/node_modules

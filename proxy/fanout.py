@@ -20,7 +20,10 @@ class Part(NamedTuple):
 
 
 Merge = Callable[[Sequence[PartReply]], "bytes | Fanout"]
-"""Makes the reply of the parts' replies, or has the command go on with further requests."""
+"""Makes the reply of the parts' replies, or has the command go on with further requests.
+
+Raises ValueError when a server has answered with something unexpected.
+"""
 
 
 @dataclass(frozen=True, slots=True)

@@ -210,6 +210,9 @@ cdef void _combine(Core *core, Request *whole) noexcept with gil:
                 part.reply[:part.reply_size]))
             part = part.next
         reply = (<object>whole.split.combine)(replies)
+    except ValueError as error:
+        log.warning("merging replies: %s", error)
+        reply = <bytes>BAD_PART
     except Exception:
         log.exception("merging replies")
         reply = INTERNAL_ERROR

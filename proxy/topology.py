@@ -308,7 +308,7 @@ class TopologyThread:
 
 
 def field_of(info: object, name: bytes) -> str:
-    """A field of an INFO or CLUSTER INFO reply; "" when it has none such. Raises ValueError when it is none."""
+    """A field of an INFO or CLUSTER INFO reply; "" when it has none such. Raises ValueError if it is none."""
     if not isinstance(info, bytes):
         raise ValueError(f"not a reply to INFO: {info!r:.100}")
     for line in info.splitlines():

@@ -63,6 +63,17 @@ def test_what_is_no_reply_becomes_one_clear_error(hostile: Hostile, reply: bytes
 
 
 @pytest.mark.parametrize(
+    "command", ["DBSIZE", "KEYS *", "SCAN 0", "WAIT 0 1", "SCRIPT EXISTS x", "PUBSUB NUMPAT"]
+)
+def test_what_is_no_part_of_the_reply_becomes_one_clear_error(hostile: Hostile, command: str) -> None:
+    hostile.server.behave = says(b"+unexpected\r\n")
+    with Wire(hostile.proxy.port) as wire:
+        assert wire.ask(*command.split()) == (
+            b"-ERR a server answered a part of this command with something unexpected\r\n"
+        )
+
+
+@pytest.mark.parametrize(
     "behaviour",
     [
         says_and_closes(b"$10\r\nhalf"),
