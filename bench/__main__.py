@@ -7,15 +7,12 @@ the process's own user and system time divided by the requests it answered: that
 less with the machine's mood than requests per second.
 """
 
-import argparse
-import json
 import statistics
 import sys
-import time
 from dataclasses import asdict, dataclass
-from pathlib import Path
 
-from bench.redis_benchmark import Measured, Target, fill, run
+from bench.command_line import among, parser, say, write
+from bench.redis_benchmark import Measured, Target, fill, proxy_name, run
 from lab.proxy_process import ProxyProcess
 from lab.redis_cluster import RedisCluster, RedisServer
 
@@ -67,22 +64,15 @@ def table(runs: list[Run], targets: list[str], tests: list[str]) -> str:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(
-        prog="python -m bench", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    arguments = parser("bench", __doc__)
+    arguments.add_argument("--threads", type=int, default=1, help="worker threads of the proxy (default 1)")
+    arguments.add_argument(
+        "--rounds", type=int, default=5, help="runs of each test on each target (default 5)"
     )
-    parser.add_argument("--threads", type=int, default=1, help="worker threads of the proxy (default 1)")
-    parser.add_argument("--rounds", type=int, default=5, help="runs of each test on each target (default 5)")
-    parser.add_argument("--seconds", type=float, default=2.0, help="aimed length of a run (default 2)")
-    parser.add_argument("--tests", default=",".join(TESTS), help=f"default: {','.join(TESTS)}")
-    parser.add_argument("--json", type=Path, help="also write every run here")
-    options = parser.parse_args()
-    tests = options.tests.split(",")
-    if unknown := [test for test in tests if test not in TESTS]:
-        parser.error(f"no test {unknown[0]}; there are {', '.join(TESTS)}")
-
-    def say(text: str) -> None:
-        print(f"{time.strftime('%H:%M:%S')} {text}", file=sys.stderr, flush=True)
-
+    arguments.add_argument("--seconds", type=float, default=2.0, help="aimed length of a run (default 2)")
+    arguments.add_argument("--tests", default=",".join(TESTS), help=f"default: {','.join(TESTS)}")
+    options = arguments.parse_args()
+    tests = among(arguments, "test", TESTS, options.tests)
     runs: list[Run] = []
     say("starting a cluster of three masters and a plain redis-server")
     with (
@@ -91,9 +81,7 @@ def main() -> int:
         ProxyProcess(cluster.addresses, proxy={"threads": options.threads}) as proxy,
     ):
         targets = [
-            Target(
-                f"proxy, {options.threads} worker{'s' if options.threads > 1 else ''}", proxy.port, proxy.pid
-            ),
+            Target(proxy_name(options.threads), proxy.port, proxy.pid),
             Target("plain redis", plain.port, plain.pid),
         ]
         say("filling both")
@@ -111,8 +99,7 @@ def main() -> int:
                 runs += [measure(target, test, counts[target.name, test]) for target in targets]
             say(f"round {number + 1} of {options.rounds} done")
     print(table(runs, [target.name for target in targets], tests))
-    if options.json:
-        options.json.write_text(json.dumps([asdict(run) for run in runs], indent=1) + "\n")
+    write([asdict(run) for run in runs], options.json)
     return 0
 
 

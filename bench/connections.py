@@ -8,19 +8,16 @@ redis-benchmark asks for keys with and without idle clients beside it, turn and 
 redis-server is measured in the same way.
 """
 
-import argparse
-import json
 import statistics
 import sys
-import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import asdict, dataclass
-from pathlib import Path
 
+from bench.command_line import parser, say, write
 from bench.idle import AT_ONCE, GREETINGS, RESERVED, IdleClients, allow_descriptors
 from bench.process import resident
-from bench.redis_benchmark import CLIENTS, Measured, Target, fill, run
+from bench.redis_benchmark import CLIENTS, Measured, Target, fill, proxy_name, run
 from lab.processes import wait_until
 from lab.proxy_process import ProxyProcess
 from lab.redis_cluster import RedisCluster, RedisServer
@@ -60,9 +57,10 @@ class Busy(Measured):
 
 @contextmanager
 def proxy_before(cluster: RedisCluster, threads: int) -> Iterator[Subject]:
-    name = f"proxy, {threads} worker{'s' if threads > 1 else ''}"
     with ProxyProcess(cluster.addresses, proxy={"threads": threads}) as proxy:
-        yield Subject(name, proxy.port, proxy.pid, lambda: int(proxy.metric("overlord_proxy_conns")))
+        yield Subject(
+            proxy_name(threads), proxy.port, proxy.pid, lambda: int(proxy.metric("overlord_proxy_conns"))
+        )
 
 
 @contextmanager
@@ -122,29 +120,21 @@ def busy_table(runs: list[Busy]) -> str:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(
-        prog="python -m bench.connections",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("--idle", type=int, default=10_000, help="idle clients (default 10000)")
-    parser.add_argument(
+    arguments = parser("bench.connections", __doc__)
+    arguments.add_argument("--idle", type=int, default=10_000, help="idle clients (default 10000)")
+    arguments.add_argument(
         "--busy", type=int, default=CLIENTS, help=f"clients of redis-benchmark (default {CLIENTS})"
     )
-    parser.add_argument("--threads", type=int, default=1, help="worker threads of the proxy (default 1)")
-    parser.add_argument(
+    arguments.add_argument("--threads", type=int, default=1, help="worker threads of the proxy (default 1)")
+    arguments.add_argument(
         "--rounds", type=int, default=5, help="runs with and without idle clients (default 5)"
     )
-    parser.add_argument("--seconds", type=float, default=2.0, help="aimed length of a run (default 2)")
-    parser.add_argument("--json", type=Path, help="also write every figure here")
-    options = parser.parse_args()
+    arguments.add_argument("--seconds", type=float, default=2.0, help="aimed length of a run (default 2)")
+    options = arguments.parse_args()
     try:
         allow_descriptors(options.idle)
     except OSError as error:
-        parser.error(str(error))
-
-    def say(text: str) -> None:
-        print(f"{time.strftime('%H:%M:%S')} {text}", file=sys.stderr, flush=True)
+        arguments.error(str(error))
 
     say("starting a cluster of three masters")
     taken: list[Memory] = []
@@ -176,9 +166,7 @@ def main() -> int:
                         measure(subject, options.idle)
                 say(f"round {number + 1} of {options.rounds} done")
     print(memory_table(taken), busy_table(runs), sep="\n\n")
-    if options.json:
-        results = {"memory": [asdict(one) for one in taken], "busy": [asdict(one) for one in runs]}
-        options.json.write_text(json.dumps(results, indent=1) + "\n")
+    write({"memory": [asdict(one) for one in taken], "busy": [asdict(one) for one in runs]}, options.json)
     return 0
 
 

@@ -1,6 +1,6 @@
 """Measures how long requests wait for a failover, and what becomes of those that were under way.
 
-    python -m bench.failover [--rounds N] [--json FILE]
+    python -m bench.failover [--rounds N] [--faults LIST] [--json FILE]
 
 Each round a master of a loopback cluster is taken away under load: killed, stopped with its sockets left
 open, or told to hand over to its replica. Clients write to every shard, each on one connection that it
@@ -8,8 +8,6 @@ never makes anew. Told is the time from the replica's promotion, which is the se
 on cluster-node-timeout, to the moment when every client of that shard has had a request succeed again.
 """
 
-import argparse
-import json
 import statistics
 import sys
 import threading
@@ -17,8 +15,8 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from pathlib import Path
 
+from bench.command_line import among, parser, say, write
 from lab.processes import wait_until
 from lab.proxy_process import ProxyProcess
 from lab.redis_cluster import RedisCluster, RedisServer
@@ -82,7 +80,7 @@ class Client(threading.Thread):
         if self.failure:
             raise RuntimeError(f"client of {self.key}: {self.failure}")
 
-    def answered_by(self, moment: float) -> bool:
+    def succeeded_after(self, moment: float) -> bool:
         """Whether a request that succeeded was answered after ``moment``."""
         return any(answered > moment and not error for _, answered, error in self.requests[-50:])
 
@@ -125,7 +123,7 @@ def run(fault: str) -> Round:
             promoted = time.monotonic()
             wait_until(
                 "the shard's clients work again",
-                lambda: all(client.answered_by(promoted) for client in affected),
+                lambda: all(client.succeeded_after(promoted) for client in affected),
                 60,
             )
             time.sleep(AFTERWARDS)
@@ -135,7 +133,7 @@ def run(fault: str) -> Round:
             if fault == "hung":
                 victim.resume()
 
-    def firsts(client: Client) -> float:
+    def first(client: Client) -> float:
         return min(answered for _, answered, error in client.requests if answered > promoted and not error)
 
     def longest(some: list[Client]) -> float:
@@ -146,7 +144,7 @@ def run(fault: str) -> Round:
     return Round(
         fault,
         (promoted - began) * 1000,
-        (max(firsts(client) for client in affected) - promoted) * 1000,
+        (max(first(client) for client in affected) - promoted) * 1000,
         longest(affected) * 1000,
         longest(others) * 1000,
         dict(Counter(error for client in affected for _, _, error in client.requests if error)),
@@ -176,32 +174,22 @@ def table(rounds: list[Round]) -> str:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(
-        prog="python -m bench.failover",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("--rounds", type=int, default=5, help="failovers of each kind (default 5)")
-    parser.add_argument("--faults", default=",".join(FAULTS), help=f"default: {','.join(FAULTS)}")
-    parser.add_argument("--json", type=Path, help="also write every round here")
-    options = parser.parse_args()
-    faults = options.faults.split(",")
-    if unknown := [fault for fault in faults if fault not in FAULTS]:
-        parser.error(f"no fault {unknown[0]}; there are {', '.join(FAULTS)}")
+    arguments = parser("bench.failover", __doc__)
+    arguments.add_argument("--rounds", type=int, default=5, help="failovers of each kind (default 5)")
+    arguments.add_argument("--faults", default=",".join(FAULTS), help=f"default: {','.join(FAULTS)}")
+    options = arguments.parse_args()
+    faults = among(arguments, "fault", FAULTS, options.faults)
     rounds: list[Round] = []
     for fault in faults:
         for number in range(options.rounds):
             rounds.append(run(fault))
             last = rounds[-1]
-            print(
-                f"{time.strftime('%H:%M:%S')} {fault}, {number + 1} of {options.rounds}: "
-                f"{last.recovered:.0f} ms, {sum(last.errors.values())} errors",
-                file=sys.stderr,
-                flush=True,
+            say(
+                f"{fault}, {number + 1} of {options.rounds}: "
+                f"{last.recovered:.0f} ms, {sum(last.errors.values())} errors"
             )
     print(table(rounds))
-    if options.json:
-        options.json.write_text(json.dumps([asdict(one) for one in rounds], indent=1) + "\n")
+    write([asdict(one) for one in rounds], options.json)
     return 0
 
 

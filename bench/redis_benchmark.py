@@ -21,6 +21,10 @@ class Target:
     pid: int
 
 
+def proxy_name(workers: int) -> str:
+    return f"proxy, {workers} worker{'s' if workers > 1 else ''}"
+
+
 @dataclass
 class Measured:
     """Times are in ms, CPU in µs per request."""

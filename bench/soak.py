@@ -8,16 +8,13 @@ second half of the rounds, the exit status is 1; in the first, tables, pools and
 to their size. Growth is the median of the slopes between any two rounds: a step at one time is none.
 """
 
-import argparse
 import itertools
-import json
 import statistics
 import sys
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
 
+from bench.command_line import parser, say, write
 from bench.dialogues import hold_dialogues, prepare
 from bench.process import descriptors, resident
 from bench.redis_benchmark import Target, fill
@@ -110,17 +107,14 @@ def growth_table(found: dict[str, dict[str, float]]) -> str:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(
-        prog="python -m bench.soak", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--rounds", type=int, default=20, help="of each kind (default 20)")
-    parser.add_argument("--requests", type=int, default=MILLION, help="in a round (default 1000000)")
-    parser.add_argument("--connects", type=int, default=TEN_THOUSAND, help="in a round (default 10000)")
-    parser.add_argument("--threads", type=int, default=1, help="worker threads of the proxy (default 1)")
-    parser.add_argument("--json", type=Path, help="also write every round here")
-    options = parser.parse_args()
+    arguments = parser("bench.soak", __doc__)
+    arguments.add_argument("--rounds", type=int, default=20, help="of each kind (default 20)")
+    arguments.add_argument("--requests", type=int, default=MILLION, help="in a round (default 1000000)")
+    arguments.add_argument("--connects", type=int, default=TEN_THOUSAND, help="in a round (default 10000)")
+    arguments.add_argument("--threads", type=int, default=1, help="worker threads of the proxy (default 1)")
+    options = arguments.parse_args()
     if options.rounds < 3:
-        parser.error("--rounds: at least 3; growth is seen between two of the second half")
+        arguments.error("--rounds: at least 3; growth is seen between two of the second half")
     rounds: list[Round] = []
     stat = free_ports(1)[0]
     with (
@@ -143,18 +137,11 @@ def main() -> int:
             for number in range(options.rounds):
                 work()
                 rounds.append(look(kind, proxy))
-                print(
-                    f"{time.strftime('%H:%M:%S')} {kind}, round {number + 1} of {options.rounds}: "
-                    f"{rounds[-1].resident // 1024:,} KB",
-                    file=sys.stderr,
-                    flush=True,
-                )
+                say(f"{kind}, round {number + 1} of {options.rounds}: {rounds[-1].resident // 1024:,} KB")
         failures = proxy.log().count("Traceback")
     found = {kind: growth(rounds, kind) for kind in kinds}
     print(table(rounds), growth_table(found), sep="\n\n")
-    if options.json:
-        results = {"rounds": [asdict(one) for one in rounds], "growth": found}
-        options.json.write_text(json.dumps(results, indent=1) + "\n")
+    write({"rounds": [asdict(one) for one in rounds], "growth": found}, options.json)
     faults = [
         f"{name} grows with {kind}: {grown:,.1f}, and {BOUNDS[name]:,} are borne"
         for kind, by_name in found.items()

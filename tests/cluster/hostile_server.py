@@ -202,9 +202,9 @@ class Hostile(NamedTuple):
             )
 
 
-def proxy_before(server: HostileServer) -> ProxyProcess:
+def proxy_before(server: HostileServer, *others: Address) -> ProxyProcess:
     return ProxyProcess(
-        server.addresses,
+        [*server.addresses, *others],
         proxy={"threads": 1, "output_pause": MEBIBYTE, "output_limit": 16 * MEBIBYTE},
         cluster={
             "read_timeout": READ_TIMEOUT,

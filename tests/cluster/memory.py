@@ -3,13 +3,15 @@
 import os
 from pathlib import Path
 
+from bench import process
+
 UNCOUNTED = "PROXY_ASAN" in os.environ
 """A sanitizer's own memory would be counted: then no memory is, and the rest of each test holds."""
 
 
 def resident(pid: int) -> int:
     """Memory of a process, bytes."""
-    return 0 if UNCOUNTED else int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * 4096
+    return 0 if UNCOUNTED else process.resident(pid)
 
 
 def peak(pid: int) -> int:

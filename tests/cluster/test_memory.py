@@ -2,7 +2,6 @@
 
 import socket
 import threading
-import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 
@@ -154,6 +153,4 @@ def test_a_million_small_requests_of_many_clients_are_bounded(
                 send_all_it_takes(wire, 20_000 * pack("GET", "nothing"))
                 assert busy.ask("SET", "busy", "1") == b"+OK\r\n"
         assert max(memory) < LIMIT + ONE_TURN
-        began = time.monotonic()
         assert busy.ask("GET", "busy") == b"$1\r\n1\r\n"
-        assert time.monotonic() - began < 10
