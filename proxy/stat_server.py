@@ -98,6 +98,7 @@ class StatServer:
             allow_reuse_address = True
             daemon_threads = True
             block_on_close = False
+            request_queue_size = 128
             readers = threading.BoundedSemaphore(MOST_READERS)
 
             def process_request(self, request: Any, client_address: Any) -> None:
