@@ -4,7 +4,7 @@ VENV := .venv
 PYTHON := $(VENV)/bin/python
 SOURCES := pyproject.toml setup.py $(wildcard proxy/*.pyx proxy/*.pxd)
 
-.PHONY: run lab lab-down test lint unit cluster suites roles fleet fuzz asan bench soak clean
+.PHONY: run lab lab-down test lint unit cluster suites roles fleet chaos fuzz asan bench soak clean
 
 run: $(VENV)/.run
 	@$(PYTHON) -m lab $(if $(SERVERS),--servers $(SERVERS))
@@ -18,7 +18,7 @@ lab-down:
 # The quick ones first; of the others, two at once.
 test: lint
 	$(PYTHON) -m pytest -x tests/unit tests/fuzz
-	$(MAKE) --jobs=2 --output-sync=target fleet cluster roles
+	$(MAKE) --jobs=2 --output-sync=target fleet cluster roles chaos
 
 lint: $(VENV)/.test
 	$(VENV)/bin/ruff check .
@@ -44,6 +44,10 @@ roles: $(VENV)/.test
 
 fleet: $(VENV)/.test
 	$(PYTHON) -m pytest -x -rP tests/fleet
+
+# Servers and proxies fail at random, and all that clients were told is checked.
+chaos: $(VENV)/.test
+	$(PYTHON) -m tests.chaos --minutes $(or $(MINUTES),3)
 
 fuzz: $(VENV)/.test
 	$(PYTHON) tests/fuzz/run.py --seconds $(or $(SECONDS),600)

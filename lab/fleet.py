@@ -23,7 +23,7 @@ from lab.image import CACHE, base_image
 from lab.load_balancer import LoadBalancer
 from lab.network import Network
 from lab.processes import Started, wait_until
-from lab.redis_cluster import RedisCluster
+from lab.redis_cluster import Place, RedisCluster
 from lab.requirements import why_not
 
 ROOT = Path(__file__).parents[1]
@@ -93,7 +93,10 @@ class Fleet(Started):
         self._progress("starting a Redis Cluster: three masters, three replicas")
         servers = self.network.namespace("redis", REDIS)
         self.redis = self._stack.enter_context(
-            RedisCluster(host=servers.address, ports=REDIS_PORTS, prefix=servers.prefix, password=PASSWORD)
+            RedisCluster(
+                places=[Place(servers.address, port, servers.prefix) for port in REDIS_PORTS],
+                password=PASSWORD,
+            )
         )
         self._progress("starting the load balancer and the AWS API")
         front = self.network.namespace("nlb", BALANCER)

@@ -1,4 +1,4 @@
-"""A real Redis Cluster, and a plain redis-server, on loopback or in a network namespace."""
+"""A real Redis Cluster, and a plain redis-server, on loopback or in network namespaces."""
 
 import contextlib
 import os
@@ -6,9 +6,9 @@ import shutil
 import signal
 import subprocess
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from lab.processes import Started, end, free_ports, start, wait_until
 from proxy.address import Address
@@ -18,6 +18,15 @@ from proxy.slots import slot_of
 SLOTS = 16384
 ANSWER_TIME = 10.0
 """Seconds a server may take to answer the lab."""
+
+
+class Place(NamedTuple):
+    """Where a server listens."""
+
+    host: str
+    port: int
+    prefix: tuple[str, ...] = ()
+    """A command to run it there."""
 
 
 class RedisServer(Started):
@@ -47,6 +56,11 @@ class RedisServer(Started):
     @property
     def address(self) -> Address:
         return Address(self.host, self.port)
+
+    @property
+    def directory(self) -> Path:
+        """Where it keeps its files, and its log."""
+        return self._directory
 
     @property
     def pid(self) -> int:
@@ -130,7 +144,7 @@ class RedisServer(Started):
 
 
 class RedisCluster(Started):
-    """Masters and replicas on loopback; every process is ours and ends with us."""
+    """Masters and replicas; every process is ours and ends with us."""
 
     def __init__(
         self,
@@ -139,25 +153,24 @@ class RedisCluster(Started):
         *,
         node_timeout: int = 2000,
         password: str = "",
-        host: str = "127.0.0.1",
-        ports: Sequence[int] = (),
-        prefix: Sequence[str] = (),
+        places: Sequence[Place] = (),
+        options: Mapping[str, str] | None = None,
         progress: Callable[[str], None] | None = None,
     ) -> None:
-        """``replicas`` are for each master, ``node_timeout`` is in ms; ``prefix`` is a command to run one.
+        """``replicas`` are for each master, ``node_timeout`` is in ms, ``options`` are redis-server's.
 
-        ``ports``, and those 10000 above them, are whichever are free unless they are given.
+        A server takes its place's port and the one 10000 above. Without ``places`` they are on loopback,
+        where ports are free.
         """
         self._directory = Path(tempfile.mkdtemp(prefix="redis-cluster-"))
         self._progress = progress or (lambda _: None)
         self._count = (masters, replicas)
         self._node_timeout = node_timeout
         self._password = password
-        self._host = host
-        self._prefix = prefix
-        self.nodes = [self._node(port) for port in ports or free_ports(masters * (1 + replicas), bus=True)]
+        self._options = options or {}
+        self.nodes = [self._node(place) for place in places or _on_loopback(masters * (1 + replicas))]
 
-    def _node(self, port: int) -> RedisServer:
+    def _node(self, place: Place) -> RedisServer:
         options = {
             "cluster-enabled": "yes",
             "cluster-config-file": "nodes.conf",
@@ -167,15 +180,16 @@ class RedisCluster(Started):
             "repl-diskless-sync": "yes",
             "repl-diskless-sync-delay": "0",
             "repl-ping-replica-period": "1",
+            **self._options,
         }
         words = [word for key, value in options.items() for word in (f"--{key}", value)]
         return RedisServer(
             *words,
-            host=self._host,
-            port=port,
+            host=place.host,
+            port=place.port,
             password=self._password,
-            directory=self._directory / str(port),
-            prefix=self._prefix,
+            directory=self._directory / f"{place.host}-{place.port}",
+            prefix=place.prefix,
         )
 
     @property
@@ -197,7 +211,7 @@ class RedisCluster(Started):
         for node in self.nodes:
             node.start()
         self._progress(
-            f"{len(self.nodes)} servers run on ports {', '.join(str(node.port) for node in self.nodes)}"
+            f"{len(self.nodes)} servers run: {', '.join(str(node.address) for node in self.nodes)}"
         )
         for number, node in enumerate(self.nodes[:masters]):
             node.call(
@@ -205,7 +219,7 @@ class RedisCluster(Started):
             )
             node.call("CLUSTER", "SET-CONFIG-EPOCH", number + 1)
         for node in self.nodes[1:]:
-            self.nodes[0].call("CLUSTER", "MEET", self._host, node.port)
+            self.nodes[0].call("CLUSTER", "MEET", node.host, node.port)
         wait_until(
             "every node knows every other",
             lambda: all(int(node.state()["cluster_known_nodes"]) == len(self.nodes) for node in self.nodes),
@@ -230,13 +244,17 @@ class RedisCluster(Started):
                     "INFO", "replication"
                 ):
                     return False
-            owners = [
-                sorted((first, last, master[1]) for first, last, master, *_ in node.call("CLUSTER", "SLOTS"))
-                for node in self.running
-            ]
         except (OSError, ReplyError):
             return False
-        return all(one == owners[0] for one in owners)
+        return self._agree()
+
+    def _agree(self) -> bool:
+        """Whether all nodes say the same of who owns which slots, by which configuration epoch."""
+        try:
+            views = [_owners(node.call("CLUSTER", "NODES").decode()) for node in self.running]
+        except (OSError, ReplyError):
+            return False
+        return all(view == views[0] for view in views)
 
     def master_of(self, key: str | bytes | int) -> RedisServer:
         """The master of a key's slot, or of a slot, as another node of the cluster sees it."""
@@ -244,19 +262,26 @@ class RedisCluster(Started):
         for node in self.running:
             for first, last, master, *_ in node.call("CLUSTER", "SLOTS"):
                 if first <= slot <= last:
-                    return next(one for one in self.nodes if one.port == master[1])
+                    return self._at(master[0].decode(), master[1])
         raise RuntimeError(f"slot {slot} has no master")
+
+    def _at(self, host: str, port: int) -> RedisServer:
+        return next(node for node in self.nodes if node.address == Address(host, port))
 
     def replica_of(self, master: RedisServer) -> RedisServer:
         """A replica that follows the master now."""
-        return next(
-            node for node in self.running if node.role() == "slave" and node.call("ROLE")[2] == master.port
-        )
+        for node in self.running:
+            kind, *followed = node.call("ROLE")
+            if kind == b"slave" and Address(followed[0].decode(), followed[1]) == master.address:
+                return node
+        raise RuntimeError(f"{master.address} has no replica")
 
     def move_slot(self, slot: int, target: RedisServer, batch: int = 10) -> Iterator[int]:
         """Migrates a slot as redis-cli does, a batch of keys at each step; yields the keys moved so far.
 
-        Between steps clients are answered with ASK and TRYAGAIN. The last step hands the slot over.
+        Between steps clients are answered with ASK and TRYAGAIN. The last step hands the slot over, and
+        ends when all nodes know: a next move that the source claims by an epoch which the target has not
+        heard of would have it take this slot back, and the target delete the keys.
         """
         source = self.master_of(slot)
         target.call("CLUSTER", "SETSLOT", slot, "IMPORTING", source.id)
@@ -264,21 +289,22 @@ class RedisCluster(Started):
         moved = 0
         password = ["AUTH", self._password] if self._password else []
         while keys := source.call("CLUSTER", "GETKEYSINSLOT", slot, batch):
-            source.call("MIGRATE", self._host, target.port, "", 0, 5000, *password, "KEYS", *keys)
+            source.call("MIGRATE", target.host, target.port, "", 0, 5000, *password, "KEYS", *keys)
             moved += len(keys)
             yield moved
         for node in (target, source, *self.masters):
             with contextlib.suppress(ReplyError):
                 node.call("CLUSTER", "SETSLOT", slot, "NODE", target.id)
+        wait_until(f"every node knows who has slot {slot}", self._agree)
         yield moved
 
     def add_master(self) -> RedisServer:
         """Starts a master that all others know, without slots. Raises RuntimeError or TimeoutError."""
-        added = self._node(free_ports(1, bus=True)[0])
+        added = self._node(_on_loopback(1)[0])
         self.nodes.append(added)
         added.start()
         known = len(self.running)
-        self.nodes[0].call("CLUSTER", "MEET", self._host, added.port)
+        self.nodes[0].call("CLUSTER", "MEET", added.host, added.port)
         wait_until(
             "every node knows the new one",
             lambda: all(int(node.state()["cluster_known_nodes"]) == known for node in self.running),
@@ -300,3 +326,20 @@ class RedisCluster(Started):
         for node in self.nodes:
             node.stop()
         shutil.rmtree(self._directory, ignore_errors=True)
+
+
+def _on_loopback(count: int) -> list[Place]:
+    return [Place("127.0.0.1", port) for port in free_ports(count, bus=True)]
+
+
+def _owners(nodes: str) -> set[tuple[str, ...]]:
+    """Of every node that owns slots: its id, its epoch and the slots, from a reply to CLUSTER NODES.
+
+    Source: https://redis.io/docs/latest/commands/cluster-nodes/
+    """
+    lines = [line.split() for line in nodes.splitlines()]
+    return {
+        (node, epoch, *(one for one in slots if not one.startswith("[")))
+        for node, _, _, _, _, _, epoch, _, *slots in lines
+        if slots
+    }

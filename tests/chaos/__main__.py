@@ -1,0 +1,144 @@
+"""Has servers and proxies fail at random under load, and checks everything that clients were told.
+
+    python -m tests.chaos [--minutes N] [--seed S] [--json FILE]
+
+Three masters and three replicas, each in a network namespace of its own, two proxies on loopback, and
+clients of both. Each round, of three minutes at most, has servers and proxies of its own. At its end what
+clients were told is compared with the append-only files of all servers and with what is left in them.
+Violations end it with status 1. Network namespaces need root.
+"""
+
+import argparse
+import json
+import random
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterable
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from lab.network import Network
+from lab.proxy_process import ProxyProcess
+from lab.redis_cluster import Place, RedisCluster
+from proxy.address import Address
+from tests.chaos import final
+from tests.chaos.checker import VIOLATIONS, Verdict, check
+from tests.chaos.evidence import OPTIONS, Keeper
+from tests.chaos.history import History
+from tests.chaos.nemesis import Nemesis
+from tests.chaos.sessions import Clients
+
+NETWORK, SUBNET = "rpchaos", "10.97.0.0/24"
+SERVERS, PROXIES = 6, 2
+NODE_TIMEOUT = 1000
+"""ms: cluster-node-timeout."""
+ROUND = 180.0
+"""Seconds."""
+SHOWN = 10
+"""How many violations of a kind are printed."""
+
+
+@dataclass
+class Result:
+    verdict: Verdict = field(default_factory=Verdict)
+    faults: Counter[str] = field(default_factory=Counter)
+    errors: Counter[str] = field(default_factory=Counter)
+    """Error replies to clients."""
+
+    def __add__(self, other: "Result") -> "Result":
+        return Result(self.verdict + other.verdict, self.faults + other.faults, self.errors + other.errors)
+
+
+def run(seconds: float, seed: int) -> Result:
+    """One round. Raises TimeoutError when the cluster itself does not become well again."""
+    history = History()
+    with ExitStack() as stack:
+        network = stack.enter_context(Network(NETWORK, SUBNET))
+        namespaces = [network.namespace(str(number), number + 2) for number in range(SERVERS)]
+        places = [Place(one.address, 6379, one.prefix) for one in namespaces]
+        cluster = stack.enter_context(RedisCluster(node_timeout=NODE_TIMEOUT, places=places, options=OPTIONS))
+        keeper = stack.enter_context(Keeper({str(node.address): node.directory for node in cluster.nodes}))
+        proxies = [stack.enter_context(ProxyProcess(cluster.addresses)) for _ in range(PROXIES)]
+        with Clients([Address("127.0.0.1", proxy.port) for proxy in proxies], history, seed) as clients:
+            nemesis = Nemesis(cluster, namespaces, proxies, clients, seed)
+            nemesis.rage(seconds)
+        left = final.read(cluster, {write.key: write.kind for write in history.writes})
+        verdict = check(history, keeper.evidence(), left, nemesis.circumstances)
+        bugs = [
+            f"proxy {number}: Traceback" for number, proxy in enumerate(proxies) if "Traceback" in proxy.log()
+        ]
+        verdict.violations["bug in a proxy"] += nemesis.failed + bugs
+    verdict.counts["connections made"] = clients.connects
+    verdict.counts["replicas promoted"] = nemesis.promotions
+    return Result(verdict, nemesis.faults, history.errors)
+
+
+def report(result: Result) -> str:
+    """All counts, one a line."""
+
+    def lines(title: str, counts: Iterable[tuple[str, int]]) -> list[str]:
+        return [f"\n{title}", *(f"{count:12,}  {name}" for name, count in counts)]
+
+    verdict = result.verdict
+    found = [(name, len(verdict.violations[name])) for name in VIOLATIONS]
+    return "\n".join(
+        [
+            *lines("What clients did", sorted(verdict.counts.items())),
+            *lines("What went wrong around them", sorted(result.faults.items())),
+            *lines("Errors they were told", result.errors.most_common()),
+            *lines("What the cluster lost in failovers", sorted(verdict.lost_by_cluster.items())),
+            *lines("What the proxy did wrong", found),
+        ]
+    )
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(
+        prog="python -m tests.chaos",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--minutes", type=float, default=3, help="how long (default 3)")
+    parser.add_argument("--seed", type=int, help="of all that is random (default: another each time)")
+    parser.add_argument("--json", type=Path, help="also write every figure here")
+    options = parser.parse_args()
+    seed = random.randrange(1 << 30) if options.seed is None else options.seed
+    say(f"seed {seed}")
+    left, total = options.minutes * 60, Result()
+    while left > 0:
+        one = run(min(left, ROUND), seed)
+        left -= ROUND
+        total += one
+        requests, violations = one.verdict.counts["requests"], sum(map(len, one.verdict.violations.values()))
+        say(f"seed {seed}: {requests:,} requests, {sum(one.faults.values())} faults, {violations} violations")
+        for name, found in one.verdict.violations.items():
+            for each in found[:SHOWN]:
+                say(f"    {name}: {each}")
+        seed += 1
+    print(report(total))
+    if options.json:
+        options.json.write_text(json.dumps(as_json(total, options.minutes), indent=1) + "\n")
+    return 0 if total.verdict.clean else 1
+
+
+def as_json(result: Result, minutes: float) -> dict[str, object]:
+    """Every count."""
+    return {
+        "minutes": minutes,
+        "counts": result.verdict.counts,
+        "faults": result.faults,
+        "errors": result.errors,
+        "lost by the cluster": result.verdict.lost_by_cluster,
+        "violations": {name: len(found) for name, found in result.verdict.violations.items()},
+    }
+
+
+def say(text: str) -> None:
+    """Progress, on standard error."""
+    print(f"{time.strftime('%H:%M:%S')} {text}", file=sys.stderr, flush=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
