@@ -53,6 +53,7 @@ class Nemesis:
             self._kill: 3,
             self._stop: 3,
             self._cut: 3,
+            self._lose: 1,
             self._hand_over: 2,
             self._slow_down: 1,
             self._reshard: 3,
@@ -114,6 +115,20 @@ class Nemesis:
             self._wait(self._rng.uniform(0.1, 4))
         finally:
             namespace.mend()
+
+    def _lose(self) -> None:
+        """A master goes on alone for a moment and dies: what it was told then is lost to the cluster."""
+        master = self._rng.choice(self._cluster.masters)
+        namespace = self._namespaces[self._cluster.replica_of(master).address]
+        self.faults["server killed while its replica was cut off"] += 1
+        namespace.cut()
+        try:
+            self._wait(self._rng.uniform(0.1, 0.8))
+            master.kill()
+        finally:
+            namespace.mend()
+        self._wait(self._rng.uniform(2, 4))
+        master.start()
 
     def _hand_over(self) -> None:
         master = self._rng.choice(self._cluster.masters)
