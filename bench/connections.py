@@ -69,7 +69,7 @@ def plain_redis(clients: int) -> Iterator[Subject]:
         info: bytes = server.call("INFO", "clients")
         return int(info.partition(b"connected_clients:")[2].split()[0]) - 1  # but for the one that asks
 
-    with RedisServer("--maxclients", str(clients)) as server:
+    with RedisServer(options={"maxclients": str(clients)}) as server:
         yield Subject("plain redis", server.port, server.pid, connected)
 
 

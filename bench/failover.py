@@ -2,8 +2,9 @@
 
     python -m bench.failover [--rounds N] [--faults LIST] [--json FILE]
 
-Each round a master of a loopback cluster is taken away under load: killed, stopped with its sockets left
-open, or told to hand over to its replica. Clients write to every shard, each on one connection that it
+Each round a master is taken away under load: killed, stopped with its sockets left open, cut off the
+network, or told to hand over to its replica. The servers, three masters with a replica each, are in network
+namespaces, which need root. Clients write to every shard, each on one connection that it
 never makes anew. Told is the time from the replica's promotion, which is the servers' own affair and depends
 on cluster-node-timeout, to the moment when every client of that shard has had a request succeed again.
 """
@@ -17,14 +18,17 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 
 from bench.command_line import among, parser, say, write
+from lab.network import Network
 from lab.processes import wait_until
 from lab.proxy_process import ProxyProcess
-from lab.redis_cluster import RedisCluster, RedisServer
+from lab.redis_cluster import RedisCluster, RedisServer, places_in
 from proxy.address import Address
 from proxy.control import Connection, ReplyError
 
 CLIENTS = 4
 """Of each shard."""
+NETWORK, SUBNET = "rpfailover", "10.96.0.0/24"
+SERVERS = 6
 NODE_TIMEOUT = 1000
 """ms: cluster-node-timeout."""
 PAUSE = 0.002
@@ -88,6 +92,7 @@ class Client(threading.Thread):
 FAULTS: dict[str, Callable[[RedisServer, RedisServer], object]] = {
     "killed": lambda master, replica: master.kill(),
     "hung": lambda master, replica: master.pause(),
+    "cut off": lambda master, replica: master.cut(),
     "handed over": lambda master, replica: replica.call("CLUSTER", "FAILOVER"),
 }
 
@@ -95,21 +100,22 @@ FAULTS: dict[str, Callable[[RedisServer, RedisServer], object]] = {
 def run(fault: str) -> Round:
     """One failover of a new cluster. Raises TimeoutError when it does not come to an end."""
     with (
-        RedisCluster(masters=3, replicas=1, node_timeout=NODE_TIMEOUT) as cluster,
+        Network(NETWORK, SUBNET) as network,
+        RedisCluster(node_timeout=NODE_TIMEOUT, places=places_in(network, SERVERS)) as cluster,
         ProxyProcess(cluster.addresses) as proxy,
     ):
         victim = cluster.masters[0]
         replica = cluster.replica_of(victim)
-        clients: dict[int, list[Client]] = {master.port: [] for master in cluster.masters}
+        clients: dict[Address, list[Client]] = {master.address: [] for master in cluster.masters}
         for number in range(20 * CLIENTS):
             key = f"key:{number}"
-            some = clients[cluster.master_of(key).port]
+            some = clients[cluster.master_of(key).address]
             if len(some) < CLIENTS:
                 some.append(Client(proxy.port, key))
         everyone = [client for some in clients.values() for client in some]
         for client in everyone:
             client.start()
-        affected = clients[victim.port]
+        affected = clients[victim.address]
         others = [client for client in everyone if client not in affected]
         try:
             wait_until("every client works", lambda: all(len(client.requests) > 100 for client in everyone))

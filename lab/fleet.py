@@ -94,7 +94,7 @@ class Fleet(Started):
         servers = self.network.namespace("redis", REDIS)
         self.redis = self._stack.enter_context(
             RedisCluster(
-                places=[Place(servers.address, port, servers.prefix) for port in REDIS_PORTS],
+                places=[Place(servers.address, port, servers) for port in REDIS_PORTS],
                 password=PASSWORD,
             )
         )

@@ -10,12 +10,14 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from lab.network import Namespace, Network
 from lab.processes import Started, end, free_ports, start, wait_until
 from proxy.address import Address
 from proxy.control import Connection, ReplyError
 from proxy.slots import slot_of
 
 SLOTS = 16384
+PORT = 6379
 ANSWER_TIME = 10.0
 """Seconds a server may take to answer the lab."""
 
@@ -25,31 +27,37 @@ class Place(NamedTuple):
 
     host: str
     port: int
-    prefix: tuple[str, ...] = ()
-    """A command to run it there."""
+    namespace: Namespace | None = None
+
+
+def places_in(network: Network, count: int) -> list[Place]:
+    """For so many servers, each in a network namespace of its own. Raises RuntimeError."""
+    namespaces = [network.namespace(str(number), number) for number in range(2, count + 2)]
+    return [Place(namespace.address, PORT, namespace) for namespace in namespaces]
 
 
 class RedisServer(Started):
-    """One redis-server process. Without arguments, a plain one that keeps nothing on disk."""
+    """One redis-server process. Without options, a plain one that keeps nothing on disk."""
 
     def __init__(
         self,
-        *arguments: str,
+        *,
         host: str = "127.0.0.1",
         port: int = 0,
         password: str = "",
         directory: Path | None = None,
-        prefix: Sequence[str] = (),
+        namespace: Namespace | None = None,
+        options: Mapping[str, str] | None = None,
     ) -> None:
-        """``arguments`` are redis-server's; ``prefix`` is a command that runs it."""
+        """``options`` are redis-server's, by their names in its configuration file."""
         self.host = host
         self.port = port or free_ports(1)[0]
         self.password = password
         self.process: subprocess.Popen[bytes] | None = None
         self.replica_of = ""
         """The master's node id it was started to follow; "" for a master."""
-        self._arguments = arguments
-        self._prefix = prefix
+        self._options = options or {}
+        self._namespace = namespace
         self._own = directory is None
         self._directory = directory or Path(tempfile.mkdtemp(prefix="redis-"))
 
@@ -72,26 +80,19 @@ class RedisServer(Started):
         if program is None:
             raise RuntimeError("redis-server is not installed (Debian, Ubuntu: apt-get install redis-server)")
         self._directory.mkdir(parents=True, exist_ok=True)
-        password = ["--requirepass", self.password, "--masterauth", self.password] if self.password else []
-        command = [*self._prefix, program, "--port", str(self.port), "--bind", self.host]
-        self.process = start(
-            [
-                *command,
-                *(
-                    "--dir",
-                    str(self._directory),
-                    "--protected-mode",
-                    "no",
-                    "--save",
-                    "",
-                    "--appendonly",
-                    "no",
-                ),
-                *password,
-                *self._arguments,
-            ],
-            self._directory / "log",
-        )
+        options = {
+            "port": str(self.port),
+            "bind": self.host,
+            "dir": str(self._directory),
+            "protected-mode": "no",
+            "save": "",
+            "appendonly": "no",
+            **({"requirepass": self.password, "masterauth": self.password} if self.password else {}),
+            **self._options,
+        }
+        words = [word for name, value in options.items() for word in (f"--{name}", value)]
+        prefix = self._namespace.prefix if self._namespace else ()
+        self.process = start([*prefix, program, *words], self._directory / "log")
         wait_until(f"redis-server on port {self.port} answers", self._answers)
 
     def _answers(self) -> bool:
@@ -121,6 +122,15 @@ class RedisServer(Started):
 
     def resume(self) -> None:
         os.kill(self.pid, signal.SIGCONT)
+
+    def cut(self) -> None:
+        """Nobody reaches it any more, and it reaches nobody. Only in a namespace."""
+        assert self._namespace is not None, "not in a namespace"
+        self._namespace.cut()
+
+    def mend(self) -> None:
+        assert self._namespace is not None, "not in a namespace"
+        self._namespace.mend()
 
     def stop(self) -> None:
         if self.process:
@@ -182,14 +192,13 @@ class RedisCluster(Started):
             "repl-ping-replica-period": "1",
             **self._options,
         }
-        words = [word for key, value in options.items() for word in (f"--{key}", value)]
         return RedisServer(
-            *words,
             host=place.host,
             port=place.port,
             password=self._password,
             directory=self._directory / f"{place.host}-{place.port}",
-            prefix=place.prefix,
+            namespace=place.namespace,
+            options=options,
         )
 
     @property

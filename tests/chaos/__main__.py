@@ -21,7 +21,7 @@ from pathlib import Path
 
 from lab.network import Network
 from lab.proxy_process import ProxyProcess
-from lab.redis_cluster import Place, RedisCluster
+from lab.redis_cluster import RedisCluster, places_in
 from proxy.address import Address
 from tests.chaos import final
 from tests.chaos.checker import VIOLATIONS, Verdict, check
@@ -56,13 +56,13 @@ def run(seconds: float, seed: int) -> Result:
     history = History()
     with ExitStack() as stack:
         network = stack.enter_context(Network(NETWORK, SUBNET))
-        namespaces = [network.namespace(str(number), number + 2) for number in range(SERVERS)]
-        places = [Place(one.address, 6379, one.prefix) for one in namespaces]
-        cluster = stack.enter_context(RedisCluster(node_timeout=NODE_TIMEOUT, places=places, options=OPTIONS))
+        cluster = stack.enter_context(
+            RedisCluster(node_timeout=NODE_TIMEOUT, places=places_in(network, SERVERS), options=OPTIONS)
+        )
         keeper = stack.enter_context(Keeper({str(node.address): node.directory for node in cluster.nodes}))
         proxies = [stack.enter_context(ProxyProcess(cluster.addresses)) for _ in range(PROXIES)]
         with Clients([Address("127.0.0.1", proxy.port) for proxy in proxies], history, seed) as clients:
-            nemesis = Nemesis(cluster, namespaces, proxies, clients, seed)
+            nemesis = Nemesis(cluster, proxies, clients, seed)
             nemesis.rage(seconds)
         left = final.read(cluster, {write.key: write.kind for write in history.writes})
         verdict = check(history, keeper.evidence(), left, nemesis.circumstances)

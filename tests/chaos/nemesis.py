@@ -7,7 +7,6 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 
-from lab.network import Namespace
 from lab.processes import wait_until
 from lab.proxy_process import ProxyProcess
 from lab.redis_cluster import SLOTS, RedisCluster, RedisServer
@@ -29,14 +28,11 @@ class Nemesis:
     def __init__(
         self,
         cluster: RedisCluster,
-        namespaces: Sequence[Namespace],
         proxies: Sequence[ProxyProcess],
         clients: Clients,
         seed: int,
     ) -> None:
-        """``namespaces`` are the servers', in their order."""
         self._cluster = cluster
-        self._namespaces = dict(zip([node.address for node in cluster.nodes], namespaces, strict=True))
         self._proxies = proxies
         self._clients = clients
         self._rng = random.Random(seed)
@@ -108,25 +104,25 @@ class Nemesis:
             victim.resume()
 
     def _cut(self) -> None:
-        namespace = self._namespaces[self._victim().address]
+        victim = self._victim()
         self.faults["server cut off the network"] += 1
-        namespace.cut()
+        victim.cut()
         try:
             self._wait(self._rng.uniform(0.1, 4))
         finally:
-            namespace.mend()
+            victim.mend()
 
     def _lose(self) -> None:
         """A master goes on alone for a moment and dies: what it was told then is lost to the cluster."""
         master = self._rng.choice(self._cluster.masters)
-        namespace = self._namespaces[self._cluster.replica_of(master).address]
+        replica = self._cluster.replica_of(master)
         self.faults["server killed while its replica was cut off"] += 1
-        namespace.cut()
+        replica.cut()
         try:
             self._wait(self._rng.uniform(0.1, 0.8))
             master.kill()
         finally:
-            namespace.mend()
+            replica.mend()
         self._wait(self._rng.uniform(2, 4))
         master.start()
 

@@ -378,8 +378,12 @@ CLUSTER = [
 def node() -> Iterator[RedisServer]:
     """A cluster of one node that knows its own address."""
     (port,) = free_ports(1, bus=True)
-    options = ["--cluster-enabled", "yes", "--cluster-config-file", "nodes.conf"]
-    with RedisServer(*options, "--cluster-announce-ip", "127.0.0.1", port=port) as running:
+    options = {
+        "cluster-enabled": "yes",
+        "cluster-config-file": "nodes.conf",
+        "cluster-announce-ip": "127.0.0.1",
+    }
+    with RedisServer(port=port, options=options) as running:
         running.call("CLUSTER", "ADDSLOTSRANGE", 0, 16383)
         running.call("CLUSTER", "SET-CONFIG-EPOCH", 1)
         wait_until("the cluster is well", lambda: running.state()["cluster_state"] == "ok")

@@ -52,20 +52,8 @@ class Outcome:
         return 0 if self.good else 1
 
 
-OPEN = ("--enable-debug-command", "yes")
+OPEN = {"enable-debug-command": "yes"}
 """Tests ask servers to DEBUG."""
-
-
-class OpenCluster(RedisCluster):
-    """Masters only, which obey DEBUG."""
-
-    def __init__(self, masters: int) -> None:
-        super().__init__(masters, 0)
-
-    def _node(self, port: int) -> RedisServer:
-        node = super()._node(port)
-        node._arguments = (*node._arguments, *OPEN)
-        return node
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -93,10 +81,11 @@ def target(asked: argparse.Namespace, *, plain: bool = False) -> Iterator[tuple[
             yield asked.address, asked.servers or [asked.address]
             return
         if asked.direct and plain:
-            server = stack.enter_context(RedisServer(*OPEN))
+            server = stack.enter_context(RedisServer(options=OPEN))
             yield server.address, [server.address]
             return
-        cluster = stack.enter_context(OpenCluster(1 if asked.direct else asked.masters))
+        masters = 1 if asked.direct else asked.masters
+        cluster = stack.enter_context(RedisCluster(masters, 0, options=OPEN))
         if asked.direct:
             yield cluster.addresses[0], cluster.addresses
             return
