@@ -313,6 +313,11 @@ class ProxyConfig:
     threads: int = _number(
         "Workers, one thread each. 0: as many as CPUs this process may use.", 0, maximum=1024, restart=True
     )
+    drain_delay: int = _milliseconds(
+        "How long clients are served as before after SIGTERM while /readyz says that they no longer should"
+        " be: the time a load balancer takes to notice.",
+        0,
+    )
     shutdown_timeout: int = _milliseconds(
         "How long the end of the process waits for requests in flight.", 10_000
     )

@@ -2,6 +2,7 @@
 
 import itertools
 import logging
+import math
 import os
 import selectors
 import signal
@@ -78,7 +79,9 @@ class Server:
         self._watched = systemd.watchdog_interval() is not None
         self._ids = itertools.count(1)
         self._accepted = self._rejected = self._accept_pauses = 0
-        self._draining = False
+        self._withdrawn = False
+        self._ending = False
+        self._end_at = math.inf
         self._broken = False
         self._hangs: Counter[int] = Counter()
         self._started = time.time()
@@ -156,7 +159,7 @@ class Server:
         woken.setblocking(False)
         wake.setblocking(False)
         signal.set_wakeup_fd(woken.fileno(), warn_on_full_buffer=False)
-        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT, signal.SIGHUP):
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT, signal.SIGHUP, signal.SIGUSR2):
             signal.signal(number, lambda *_: None)
         self._selector.register(wake, selectors.EVENT_READ)
         threading.excepthook = partial(self._thread_died, woken)
@@ -193,14 +196,17 @@ class Server:
         next_tick = 0.0
         while True:
             pause = TICK if self._ready else STARTING_TICK
-            for key, _ in self._selector.select(pause if resume_at is None else ACCEPT_PAUSE):
+            pause = min(pause if resume_at is None else ACCEPT_PAUSE, self._end_at - time.monotonic())
+            for key, _ in self._selector.select(max(pause, 0)):
                 if isinstance(key.data, Listener):
                     if not self._accept(key.data):
                         resume_at = time.monotonic() + ACCEPT_PAUSE
                         self._pause_accepting()
                         break
-                elif self._take_signals(wake):
-                    return self._end(wake)
+                else:
+                    self._take_signals(wake)
+            if time.monotonic() >= self._end_at:
+                return self._end(wake)
             if resume_at is not None and time.monotonic() >= resume_at and not self._descriptors.scarce:
                 resume_at = None
                 self._resume_accepting()
@@ -241,11 +247,31 @@ class Server:
             woken.send(b"\0")
 
     def _take_signals(self, wake: socket.socket) -> bool:
-        """Whether one of the signals that came asks to end."""
+        """Does what the signals that came ask for; whether one of them asks to end."""
         numbers = set(wake.recv(64))
         if signal.SIGHUP in numbers:
             self._reload()
-        return bool(numbers & {signal.SIGTERM, signal.SIGINT, signal.SIGQUIT})
+        if signal.SIGUSR2 in numbers:
+            self._withdraw()
+        asked = numbers & {signal.SIGTERM, signal.SIGINT, signal.SIGQUIT}
+        if asked:
+            self._ask_to_end(at_once=self._ending or asked != {signal.SIGTERM})
+        return bool(asked)
+
+    def _withdraw(self) -> None:
+        """Has load balancers send nobody any more, or, the second time, send clients again."""
+        self._withdrawn = not self._withdrawn
+        log.warning("SIGUSR2: %s", "draining: /readyz says 503" if self._withdrawn else "draining no more")
+        _notify(STATUS="serving, but draining" if self._withdrawn else "serving")
+
+    def _ask_to_end(self, *, at_once: bool) -> None:
+        """First /readyz says so; clients are served as before until ``drain_delay`` is over."""
+        self._ending = True
+        delay = 0 if at_once else self.config.proxy.drain_delay
+        self._end_at = time.monotonic() + delay / 1000
+        if delay:
+            log.info("ending in %d ms: /readyz says 503", delay)
+            _notify(STOPPING=1, STATUS=f"draining: ends in {delay} ms")
 
     def _reload(self) -> None:
         """Applies what the files say now; files that can't be used change nothing."""
@@ -322,7 +348,6 @@ class Server:
 
     def _end(self, wake: socket.socket) -> int:
         """Accepts no more, lets what is in flight finish; a second signal does not wait for that."""
-        self._draining = True
         _notify(STOPPING=1, STATUS="ending: requests in flight are finished")
         self._close_listeners()
         limit = self.config.proxy.shutdown_timeout
@@ -467,7 +492,9 @@ class Server:
     def _not_ready(self) -> dict[str, str]:
         """Why not, by cluster or for the whole process."""
         wrong: dict[str, str] = {}
-        if self._draining:
+        if self._withdrawn:
+            wrong["process"] = "draining, by SIGUSR2"
+        if self._ending:
             wrong["process"] = "ending"
         if not self._accepting:
             wrong["process"] = "out of descriptors: accepting pauses"

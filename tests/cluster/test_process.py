@@ -68,6 +68,48 @@ def test_it_does_not_wait_for_ever_to_end(new_cluster: Clusters, new_proxy: Prox
             slow.resume()
 
 
+def test_load_balancers_notice_before_clients_do(cluster: RedisCluster, new_proxy: Proxies) -> None:
+    proxy = new_proxy(cluster, proxy={"drain_delay": 60000})
+    with Wire(proxy.port) as before:
+        assert before.ask("PING") == b"+PONG\r\n"
+        proxy.process.send_signal(signal.SIGTERM)
+        wait_until("/readyz says so", lambda: proxy.readiness() == 503)
+        assert json.loads(proxy.page("/readyz")) == {"ok": False, "wrong": {"process": "ending"}}
+        with Wire(proxy.port) as late:
+            assert late.ask("PING") == before.ask("PING") == b"+PONG\r\n"
+            proxy.process.send_signal(signal.SIGTERM)
+            assert late.ended()
+            assert before.ended()
+    wait_until("it ends", lambda: proxy.returncode == 0, 10)
+
+
+def test_it_ends_by_itself_after_the_drain(cluster: RedisCluster, new_proxy: Proxies) -> None:
+    proxy = new_proxy(cluster, proxy={"drain_delay": 500})
+    with Wire(proxy.port) as wire:
+        proxy.process.send_signal(signal.SIGTERM)
+        wait_until("/readyz says so", lambda: proxy.readiness() == 503)
+        assert wire.ask("PING") == b"+PONG\r\n"
+        assert wire.ended()
+    wait_until("it ends", lambda: proxy.returncode == 0, 10)
+
+
+def test_an_interrupt_does_not_wait_for_load_balancers(cluster: RedisCluster, new_proxy: Proxies) -> None:
+    proxy = new_proxy(cluster, proxy={"drain_delay": 60000})
+    proxy.process.send_signal(signal.SIGINT)
+    wait_until("it ends", lambda: proxy.returncode == 0, 10)
+
+
+def test_a_drain_that_is_taken_back(cluster: RedisCluster, new_proxy: Proxies) -> None:
+    proxy = new_proxy(cluster)
+    proxy.process.send_signal(signal.SIGUSR2)
+    wait_until("/readyz says so", lambda: proxy.readiness() == 503)
+    assert "SIGUSR2" in proxy.page("/readyz")
+    with Wire(proxy.port) as wire:
+        assert wire.ask("PING") == b"+PONG\r\n"
+    proxy.process.send_signal(signal.SIGUSR2)
+    wait_until("/readyz is well again", lambda: proxy.readiness() == 200)
+
+
 def test_more_clients_than_allowed_are_told_so(cluster: RedisCluster, new_proxy: Proxies) -> None:
     proxy = new_proxy(cluster, proxy={"max_connections": 2, "threads": 2})
     with Wire(proxy.port) as first, Wire(proxy.port) as second:

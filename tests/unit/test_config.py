@@ -70,7 +70,8 @@ def test_defaults_of_the_clusters_keys_of_ours(files: Files) -> None:
 
 def test_defaults_of_ours() -> None:
     proxy = ProxyConfig()
-    assert (proxy.threads, proxy.shutdown_timeout, proxy.tcp_keepalive) == (0, 10_000, 60_000)
+    assert (proxy.threads, proxy.drain_delay, proxy.shutdown_timeout) == (0, 0, 10_000)
+    assert proxy.tcp_keepalive == 60_000
     assert (proxy.max_pipeline, proxy.pipeline_bytes) == (1024, 4194304)
     assert (proxy.output_pause, proxy.output_limit) == (1048576, 1073741824)
     assert (proxy.query_limit, proxy.max_bulk_length) == (1073741824, 536870912)
