@@ -49,7 +49,7 @@ import logging
 from functools import partial
 
 from proxy.fanout import Fanout
-from proxy.reply import INTERNAL_ERROR
+from proxy.reply import INTERNAL_ERROR, error
 from proxy.resp import fault_text, split_inline
 
 log = logging.getLogger("proxy.dispatch")
@@ -191,8 +191,8 @@ cdef class Dispatcher:
     cdef void _malformed(self, Session *session) noexcept with gil:
         session.cluster.protocol_errors += 1
         session.conn.flags |= CLOSING
-        text = b"-ERR Protocol error: %b\r\n" % fault_text(
-            session.scan.fault, bytes([<unsigned char>session.scan.offender]))
+        text = error(b"Protocol error: " + fault_text(
+            session.scan.fault, bytes([<unsigned char>session.scan.offender])))
         respond(&self.core, session, NO_COMMAND_ID, text, len(text))
 
     cdef bint _inline(self, Session *session, const char *line, size_t size) noexcept with gil:

@@ -263,9 +263,9 @@ class ProtocolError(ValueError):
 
 
 def fault_text(int fault, bytes offender=b"") -> bytes:
-    """Redis's wording for what is wrong with a request."""
+    """Redis's wording for what is wrong with a request; C prints no more than what is before a NUL."""
     text = REQUEST_FAULTS[fault]
-    return text % offender if fault == FAULT_NOT_BULK else text
+    return (text % offender).partition(b"\0")[0] if fault == FAULT_NOT_BULK else text
 
 
 cdef class RequestScanner:
@@ -354,12 +354,13 @@ def split_inline(bytes line: bytes) -> list | None:
     """The arguments of an inline command; None when its quotes are not balanced.
 
     Redis's rules (sds.c, sdssplitargs): double quotes with C escapes and \\xHH, single quotes with
-    \\' only, and a closing quote must be followed by a space or the end.
+    \\' only, and a closing quote must be followed by a space or the end. Vertical tabs and form feeds
+    are spaces there and between words, but do not end a word without quotes.
     """
     args = []
     escapes = {ord("n"): 10, ord("r"): 13, ord("t"): 9, ord("b"): 8, ord("a"): 7}
     text = line.split(b"\0", 1)[0]
-    spaces = b" \t\n\v\f\r"
+    spaces, ends = b" \t\n\v\f\r", b" \t\n\r"
     i, size = 0, len(text)
     while True:
         while i < size and text[i] in spaces:
@@ -367,7 +368,7 @@ def split_inline(bytes line: bytes) -> list | None:
         if i == size:
             return args
         word = bytearray()
-        while i < size and text[i] not in spaces:
+        while i < size and text[i] not in ends:
             quote = text[i]
             i += 1
             if quote not in b"\"'":
@@ -394,6 +395,7 @@ def split_inline(bytes line: bytes) -> list | None:
                         c = escapes.get(text[i], text[i])
                         i += 1
                 word.append(c)
+            break
         args.append(bytes(word))
 
 

@@ -136,6 +136,8 @@ def test_what_is_no_reply_is_refused(stream: bytes) -> None:
         (b'set a "b\n', None),
         (b'set a "b"c\n', None),
         (b"   \r\n", []),
+        (b"\v\fget a\fb\v\n", [b"get", b"a\fb\v"]),
+        (b"get 'a'\vb\n", [b"get", b"a", b"b"]),
     ],
 )
 def test_inline_quoting_is_that_of_redis(line: bytes, words: list[bytes] | None) -> None:
