@@ -18,6 +18,7 @@ cdef enum LocalKind:
     LOCAL_PING          # answered in the turn itself
     LOCAL_ECHO
     LOCAL_SUBSCRIBE     # its replies are pushes, which CLIENT REPLY does not hold back
+    LOCAL_UNSUBSCRIBE   # the same
     LOCAL_PUBLISH       # forwarded when nobody of this process is subscribed to anything
     LOCAL_RESET
     LOCAL_QUIT

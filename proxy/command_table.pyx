@@ -14,14 +14,15 @@ MERGES = {
 LOCALS = {
     "ping": LOCAL_PING, "echo": LOCAL_ECHO, "publish": LOCAL_PUBLISH, "spublish": LOCAL_PUBLISH,
     "subscribe": LOCAL_SUBSCRIBE, "psubscribe": LOCAL_SUBSCRIBE, "ssubscribe": LOCAL_SUBSCRIBE,
-    "unsubscribe": LOCAL_SUBSCRIBE, "punsubscribe": LOCAL_SUBSCRIBE, "sunsubscribe": LOCAL_SUBSCRIBE,
+    "unsubscribe": LOCAL_UNSUBSCRIBE, "punsubscribe": LOCAL_UNSUBSCRIBE, "sunsubscribe": LOCAL_UNSUBSCRIBE,
     "reset": LOCAL_RESET, "quit": LOCAL_QUIT,
     "client|unpause": LOCAL_UNPAUSE, "multi": LOCAL_MULTI, "exec": LOCAL_EXEC, "discard": LOCAL_DISCARD,
     "watch": LOCAL_WATCH, "unwatch": LOCAL_UNWATCH,
 }
-# They change which upstreams the session's later requests go to, or ask what its earlier ones have done.
+# They change which upstreams the session's later requests go to, or ask what its earlier ones have done;
+# or their replies are large and of little work, so that no more than one at a time may be on its way.
 WAITS = {
-    "hello", "reset", "wait", "waitaof", "pubsub|channels", "pubsub|numsub", "pubsub|numpat",
+    "client|list", "hello", "reset", "wait", "waitaof", "pubsub|channels", "pubsub|numsub", "pubsub|numpat",
     "pubsub|shardchannels", "pubsub|shardnumsub",
 }
 

@@ -13,11 +13,11 @@ from libc.string cimport memset, strlen
 from proxy.buffers cimport BLOCK_SIZE, Buffer, append, length, release, resize, take_over
 from proxy.command_table cimport (
     LOCAL_DISCARD, LOCAL_ECHO, LOCAL_EXEC, LOCAL_MULTI, LOCAL_PING, LOCAL_PUBLISH, LOCAL_QUIT,
-    LOCAL_RESET, LOCAL_SUBSCRIBE, LOCAL_UNPAUSE, LOCAL_WATCH, NO_COMMAND, PLAN_ANY, PLAN_FANOUT,
-    PLAN_LOCAL, PLAN_PIN, PLAN_REFUSE, PLAN_SPLIT, PLAN_TRANSACTION, CommandEntry, CommandIndex,
+    LOCAL_RESET, LOCAL_SUBSCRIBE, LOCAL_UNPAUSE, LOCAL_UNSUBSCRIBE, LOCAL_WATCH, NO_COMMAND, PLAN_ANY,
+    PLAN_FANOUT, PLAN_LOCAL, PLAN_PIN, PLAN_REFUSE, PLAN_SPLIT, PLAN_TRANSACTION, CommandEntry, CommandIndex,
     fill_index, find_command, is_word,
 )
-from proxy.memory cimport count_scan
+from proxy.memory cimport count_kept, count_scan, has_room
 from proxy.model cimport (
     AWAITED, BLOCKING, CLOSING, ENDED, FAILED, LEAVING, LINGERING, NO_COMMAND_ID, NO_SLOT, PAUSED,
     READONLY, REPLICA, REPLIES_ON, REPLIES_SKIP, Core, Request, Server, Session, Upstream,
@@ -49,6 +49,7 @@ import logging
 from functools import partial
 
 from proxy.fanout import Fanout
+from proxy.pubsub import SUBSCRIPTION_SIZE
 from proxy.reply import INTERNAL_ERROR, error
 from proxy.resp import fault_text, split_inline
 
@@ -63,6 +64,8 @@ cdef enum:
     LARGE_REQUEST = 262144      # bytes from which a request is handed on without copying, if it can be
     PUBSUB_SLOT = 0             # whose server all channels and patterns are at; see proxy.pubsub
     IDLE_ARGS = 16              # arguments that an idle session keeps room for
+
+cdef size_t SUBSCRIPTION = SUBSCRIPTION_SIZE
 
 cdef const char *UNBALANCED = b"-ERR Protocol error: unbalanced quotes in request\r\n"
 cdef const char *PONG = b"+PONG\r\n"
@@ -292,7 +295,10 @@ cdef class Dispatcher:
         cdef Buffer reply
         if entry.waits and session.queued:
             return False
-        if entry.local == LOCAL_PUBLISH and not session.cluster.subscribed[0]:
+        if entry.local == LOCAL_SUBSCRIBE and not has_room(&self.core, scan.count * SUBSCRIPTION):
+            session.cluster.turned_away += 1
+            reject(&self.core, session, id, FULL)
+        elif entry.local == LOCAL_PUBLISH and not session.cluster.subscribed[0]:
             self._whole(
                 session, id, key_slot(data + scan.args[1].offset, scan.args[1].size)
                 if entry.first else <uint16_t>PUBSUB_SLOT, data, scan)
@@ -326,7 +332,8 @@ cdef class Dispatcher:
             session.authenticated = client.authenticated
             session.replies = client.replies
             session.muted = session.replies != REPLIES_ON \
-                and self.commands.entries[id].local != LOCAL_SUBSCRIBE
+                and self.commands.entries[id].local != LOCAL_SUBSCRIBE \
+                and self.commands.entries[id].local != LOCAL_UNSUBSCRIBE
             if client.closing:
                 session.conn.flags |= CLOSING
             if self.commands.entries[id].local == LOCAL_RESET:
@@ -343,6 +350,7 @@ cdef class Dispatcher:
             else:
                 self._await(session, id, answer)
             session.subscribed = client.subscriptions > 0
+            count_kept(core, session, client.kept)
         except Exception:
             log.exception("a command answered here failed")
             respond(core, session, id, INTERNAL_ERROR, len(INTERNAL_ERROR))
@@ -375,7 +383,9 @@ cdef class Dispatcher:
         address = (<dict>self.core.awaited).pop(token, None)
         if address is not None:
             session = (<Request *><size_t>address).session
-            session.subscribed = self.client_of(session).subscriptions > 0
+            client = self.client_of(session)
+            session.subscribed = client.subscriptions > 0
+            count_kept(&self.core, session, client.kept)
             answered(&self.core, <Request *><size_t>address, reply, len(reply))
 
     cdef bint _may_pin(self, Session *session, object fanout):

@@ -15,7 +15,9 @@ def matches(pattern: bytes, text: bytes, *, nocase: bool = True) -> bool:
     """
     if not text:
         return not pattern  # not even "*" matches it
-    tokens = (_compiled if len(pattern) > LONGEST_KEPT else _kept)(pattern, nocase)
+    tokens = _kept(pattern, nocase) if len(pattern) <= LONGEST_KEPT else _compiled(pattern, nocase, len(text))
+    if tokens is None:
+        return False
     at = position = 0
     star, retry = -1, 0  # the last star passed, and where its match is to end
     while position < len(text):
@@ -39,11 +41,27 @@ _AS_IT_IS: Final = bytes(range(256))
 _LOWER: Final = _AS_IT_IS.lower()
 
 
-def _compiled(pattern: bytes, nocase: bool) -> tuple[frozenset[int] | None, ...]:
-    return tuple(_tokens(pattern, _LOWER if nocase else _AS_IT_IS))
+Tokens = tuple[frozenset[int] | None, ...]
 
 
-_kept: Final = lru_cache(maxsize=256)(_compiled)  # PUBLISH goes through the same patterns again and again
+def _compiled(pattern: bytes, nocase: bool, longest: int) -> Tokens | None:
+    """The pattern's parts; None if only what is longer than this can match: a pattern may be of any size."""
+    tokens: list[frozenset[int] | None] = []
+    bytes_wanted = 0
+    for token in _tokens(pattern, _LOWER if nocase else _AS_IT_IS):
+        if token is not None:
+            bytes_wanted += 1
+            if bytes_wanted > longest:
+                return None
+        elif tokens and tokens[-1] is None:
+            continue
+        tokens.append(token)
+    return tuple(tokens)
+
+
+@lru_cache(maxsize=256)  # PUBLISH goes through the same patterns again and again
+def _kept(pattern: bytes, nocase: bool) -> Tokens | None:
+    return _compiled(pattern, nocase, LONGEST_KEPT)
 
 
 def _tokens(pattern: bytes, case: bytes) -> Iterator[frozenset[int] | None]:

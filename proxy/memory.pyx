@@ -24,6 +24,18 @@ cdef void count_scan(Core *core, Session *session) noexcept nogil:
     session.scanned = bytes
 
 
+cdef void count_kept(Core *core, Session *session, size_t bytes) noexcept nogil:
+    """Takes note of what Python code keeps for the session."""
+    core.pool.held += bytes
+    core.pool.held -= session.kept
+    session.kept = bytes
+
+
+cdef bint has_room(const Core *core, size_t bytes) noexcept nogil:
+    """Whether a request may make so much; for a little, others give way."""
+    return not core.full and (bytes <= ALLOWED or core.pool.held + bytes <= core.limits.memory)
+
+
 cdef bint is_too_far_behind(const Core *core, const Upstream *upstream) noexcept nogil:
     """Whether more waits for this server than may."""
     return length(&upstream.conn.output) > core.limits.memory // WAITING_PARTS

@@ -159,6 +159,7 @@ cdef struct Session:
     uint8_t postponed       # its next request waits for the end of CLIENT PAUSE
     uint8_t muted           # the present command gets no reply
     uint32_t scanned        # bytes of the scan's table of arguments, once it is large
+    size_t kept             # bytes of what the client's names and subscriptions take
     void *client            # a Python object: what CLIENT commands know of it; NULL until one came
     uint8_t protocol        # 2 or 3
     uint8_t settling        # on the list of those with parked requests

@@ -31,6 +31,8 @@ from proxy.slots import slot_of
 EVERYWHERE: Final = b"__key"
 """How channels of notifications begin: ``__keyspace@0__:…``, ``__keyevent@0__:…``."""
 PUBSUB_SLOT: Final = 0  # kept in step with dispatch.pyx
+SUBSCRIPTION_SIZE: Final = 1536
+"""Bytes that a subscription takes here beside its name, as measured."""
 MOST_REDIRECTIONS: Final = 5
 """MOVED in a row that are followed; then the name waits for the next topology."""
 
@@ -62,12 +64,18 @@ def _may_notify(kind: Kind, name: bytes) -> bool:
     return literal.startswith(EVERYWHERE) or (literal != name and EVERYWHERE.startswith(literal))
 
 
+def _size_of(name: bytes) -> int:
+    """Bytes that a subscription takes, with those of the request that will end it."""
+    return SUBSCRIPTION_SIZE + 2 * len(name)
+
+
 class Subscriber(Protocol):
     """What a hub needs of a client: ``proxy.answers.Client`` is one."""
 
     id: int  # of its session
     protocol: int  # may change at any time
     subscriptions: int  # the hub's to write: how many names of all kinds it is subscribed to
+    subscribed_bytes: int  # the hub's to write: what they take
 
 
 # --- how many receive a message ----------------------------------------------------------------
@@ -268,6 +276,7 @@ class Hub:
             if name not in session.names[kind]:
                 session.names[kind][name] = subscription
                 client.subscriptions += 1
+                client.subscribed_bytes += _size_of(name)
                 subscription.pending[client.id] = wait
                 wait.added.append(subscription)
             if not self._live(subscription):
@@ -548,6 +557,7 @@ class Hub:
         client = session.client
         del session.names[subscription.kind][subscription.name]
         client.subscriptions -= 1
+        client.subscribed_bytes -= _size_of(subscription.name)
         if subscription.pending.pop(client.id, None) is None:
             del subscription.listeners[client.id]
             self.tally.sessions(subscription.kind, subscription.name, -1)

@@ -98,7 +98,7 @@ cdef void close_session(Core *core, Session *session) noexcept nogil:
     end_transaction(core, session)
     leave_settling(core, session)
     free_request(&session.scan)
-    core.pool.held -= session.scanned
+    core.pool.held -= session.scanned + session.kept
     if session.previous != NULL:
         session.previous.next = session.next
     else:

@@ -35,7 +35,13 @@ class Client:
     authenticated: bool = True  # the data plane lets others do nothing but authenticate
     replies: int = REPLIES_ON
     subscriptions: int = 0  # channels, patterns and shard channels; the data plane heeds it with RESP2
+    subscribed_bytes: int = 0  # what they take
     created: float = field(default_factory=time.monotonic)
+
+    @property
+    def kept(self) -> int:
+        """Bytes that grow as the client likes; they count towards memory_limit."""
+        return len(self.name) + len(self.lib_name) + len(self.lib_ver) + self.subscribed_bytes
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from proxy.pubsub import Kind
+from proxy.pubsub import SUBSCRIPTION_SIZE, Kind
 from proxy.slots import slot_of
 from tests.unit.pubsub_servers import (
     SPARE,
@@ -324,7 +324,9 @@ class Sessions(RuleBasedStateMachine):
     @invariant()
     def consistent(self) -> None:
         for session, client in enumerate(getattr(self, "clients", [])):
-            assert client.subscriptions == sum(owner == session for owner, *_ in self.tokens)
+            names = [name for owner, _, name in self.tokens if owner == session]
+            assert client.subscriptions == len(names)
+            assert client.subscribed_bytes == sum(SUBSCRIPTION_SIZE + 2 * len(name) for name in names)
         if hasattr(self, "tokens") and not self.tokens:
             assert not self.servers.hub._sessions or self.owed
             assert not any(self.servers.hub._named.values())
