@@ -13,7 +13,7 @@ from proxy.dataplane import DataPlane
 from proxy.fanout import Complete, Pending
 from proxy.pubsub import Hub, Tally
 from proxy.reply import INTERNAL_ERROR
-from proxy.sessions import LATENCY_BOUNDS
+from proxy.stats import LATENCY_BOUNDS
 from proxy.topology import Topology
 
 log = logging.getLogger("proxy.context")

@@ -3,17 +3,18 @@
 from typing import TypedDict
 
 Histogram = tuple[int, int, list[int]]
-"""Count, sum in ns, and counts per bucket: bounds are proxy.sessions.LATENCY_BOUNDS, the last has none."""
+"""Count, sum in ns, and counts per bucket: bounds are proxy.stats.LATENCY_BOUNDS, the last has none."""
 
 SlowEntry = tuple[int, int, int, int, int, str, int, bytes]
 """Number, session, age ns, total ns, waiting for the server ns, server, request size, its first bytes."""
 
 
 class Snapshot(TypedDict):
-    """Counters of one cluster on one worker, since the start; sessions, blocked and epoch are of now."""
+    """Counters of one cluster on one worker, since the start; the first four are of now."""
 
     sessions: int
     blocked: int
+    parked: int
     epoch: int
     moved: int
     asked: int
@@ -24,16 +25,26 @@ class Snapshot(TypedDict):
     evicted: int
     turned_away: int
     protocol_errors: int
+    slow_requests: int
+    errors: list[int]  # by the codes of proxy.stats.CODES
+    widths: list[int]  # commands of several parts by proxy.stats.WIDTH_BOUNDS, the last has none
+    parts: int
     # command id, error replies, latency of all
     commands: list[tuple[int, int, Histogram]]
-    # name, open connections, lost, refused, ejected, latency
-    servers: list[tuple[str, int, int, int, bool, Histogram]]
+    # name, open connections, requests not answered yet, connections lost, refused, ejected, latency
+    servers: list[tuple[str, int, int, int, int, bool, Histogram]]
 
 
 class Totals(TypedDict):
-    """Counters of one worker, since the start; buffer_bytes is of now."""
+    """Counters of one worker, since the start; buffer_bytes and memory_limit are of now. Times are in ns."""
 
     turns: int
-    bytes_in: int
-    bytes_out: int
+    client_in: int
+    client_out: int
+    server_in: int
+    server_out: int
+    waiting: int
+    transferring: int
+    deciding: int
     buffer_bytes: int
+    memory_limit: int

@@ -15,9 +15,9 @@ from proxy.buffers cimport clear_pool, length, resize
 from proxy.dispatch cimport Dispatcher
 from proxy.eviction cimport relieve
 from proxy.model cimport (
-    CLOSED, ENDED, FAILED, LATENCY_BUCKETS, MAX_COMMANDS, NO_REFRESH, NO_SERVER, OPEN, READY, SLOTS,
-    SLOW_BYTES, SLOW_ENTRIES, SUBSCRIBER, UPSTREAM, Cluster, CommandStats, Conn, Core, Histogram,
-    Request, Server, Session, SlowEntry, Upstream,
+    CLOSED, ENDED, ERROR_CODES, FAILED, LATENCY_BUCKETS, MAX_COMMANDS, NO_REFRESH, NO_SERVER, OPEN, READY,
+    SLOTS, SLOW_BYTES, SLOW_ENTRIES, SUBSCRIBER, UPSTREAM, WIDTH_BUCKETS, Cluster, CommandStats, Conn, Core,
+    Histogram, Request, Server, Session, SlowEntry, Upstream,
 )
 from proxy.reactor cimport reactor_close, reactor_open, turn
 from proxy.servers cimport free_server, server_named, set_replicas, subscriber_of
@@ -494,10 +494,12 @@ cdef class DataPlane(Dispatcher):
                 servers.append((
                     server.name.decode(),
                     sum([server.upstreams[n].state == OPEN for n in range(server.upstream_count)]),
-                    server.lost, server.refused, bool(server.ejected), _histogram(&server.latency)))
+                    server.awaited, server.lost, server.refused, bool(server.ejected),
+                    _histogram(&server.latency)))
         return {
             "sessions": c.sessions,
             "blocked": c.blocked,
+            "parked": c.parked,
             "epoch": c.epoch,
             "moved": c.moved,
             "asked": c.asked,
@@ -508,6 +510,10 @@ cdef class DataPlane(Dispatcher):
             "evicted": c.evicted,
             "turned_away": c.turned_away,
             "protocol_errors": c.protocol_errors,
+            "slow_requests": c.slow_count,
+            "errors": [c.errors[i] for i in range(ERROR_CODES)],
+            "widths": [c.widths[i] for i in range(WIDTH_BUCKETS)],
+            "parts": c.parts,
             "commands": [
                 (i, c.commands[i].errors, _histogram(&c.commands[i].latency))
                 for i in range(MAX_COMMANDS) if c.commands[i].latency.count],
@@ -524,9 +530,15 @@ cdef class DataPlane(Dispatcher):
         """Counters of the worker as a whole."""
         return {
             "turns": self.core.turns,
-            "bytes_in": self.core.bytes_in,
-            "bytes_out": self.core.bytes_out,
+            "client_in": self.core.client_in,
+            "client_out": self.core.client_out,
+            "server_in": self.core.server_in,
+            "server_out": self.core.server_out,
+            "waiting": self.core.waiting,
+            "transferring": self.core.transferring,
+            "deciding": self.core.deciding,
             "buffer_bytes": self.core.pool.held,
+            "memory_limit": self.core.limits.memory,
         }
 
     def slow_entries(self, int cluster, uint64_t after) -> list:

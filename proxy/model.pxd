@@ -17,6 +17,8 @@ cdef enum:
     NO_SERVER = 0xffff      # the owner of a slot that nobody serves
     NO_COMMAND_ID = 0       # of our own requests, which are not counted
     LATENCY_BUCKETS = 16
+    WIDTH_BUCKETS = 8
+    ERROR_CODES = 24
     SLOW_ENTRIES = 1024     # slow requests remembered by each worker for each cluster
     SLOW_BYTES = 256        # of a slow request's bytes
     MAX_COMMANDS = 1024
@@ -106,6 +108,7 @@ cdef struct Request:
     uint8_t state
     uint8_t hops            # redirections and retries so far
     uint8_t asking          # parked: to be sent behind ASKING
+    uint8_t code            # refused: which of the error codes, see proxy.stats
 
 cdef struct Split:
     Request *parts
@@ -219,6 +222,7 @@ cdef struct Server:
     int64_t succeeded_at    # when a replica took over its slots, ns; 0: none did
     uint64_t lost           # connections lost
     uint64_t refused        # connections that could not be made
+    uint32_t awaited        # requests given to it and not answered yet
     Histogram latency
 
 cdef struct SlowEntry:
@@ -261,6 +265,10 @@ cdef struct Cluster:
     SlowEntry *slow
     uint64_t slow_count
     CommandStats *commands  # MAX_COMMANDS of them
+    uint64_t errors[ERROR_CODES]    # error replies to clients, by code
+    uint64_t widths[WIDTH_BUCKETS]  # commands of several parts, by how many
+    uint64_t parts                  # of them all
+    uint32_t parked
     uint64_t sessions
     uint64_t blocked            # of them, those that wait for data or the end of a pause
     uint64_t moved
@@ -331,5 +339,11 @@ cdef struct Core:
     uint8_t stopped
     uint64_t sessions_closed
     uint64_t turns
-    uint64_t bytes_in
-    uint64_t bytes_out
+    uint64_t client_in          # bytes read from clients
+    uint64_t client_out         # bytes written to them
+    uint64_t server_in
+    uint64_t server_out
+    int64_t waiting             # ns in which nothing was to be done
+    int64_t transferring        # ns of reading and writing
+    int64_t deciding            # ns of all else
+    int64_t decided_from        # when the last decision began, ns

@@ -2,6 +2,7 @@
 
 import logging
 import threading
+import time
 from collections.abc import Callable
 from functools import partial
 from queue import SimpleQueue
@@ -31,6 +32,8 @@ class Pinger:
     ) -> None:
         self.failures: dict[Address, int] = {}
         """Pings without an answer, by server, since the start."""
+        self.seconds: dict[Address, float] = {}
+        """What the last ping of a server took, of those that answered it."""
         self.missing = False
         """Whether a server has not answered its last ping."""
         self._cluster = cluster
@@ -70,7 +73,11 @@ class Pinger:
             self.missing = any(self._in_a_row.values())
 
     def _ping(self, server: Address, answers: "SimpleQueue[tuple[Address, bool]]") -> None:
-        answers.put((server, self._answers(server)))
+        began = time.monotonic()
+        alive = self._answers(server)
+        if alive:
+            self.seconds[server] = time.monotonic() - began
+        answers.put((server, alive))
 
     def _answers(self, server: Address) -> bool:
         try:
@@ -112,5 +119,6 @@ class Pinger:
             self._failing.discard(server)
             self._report(server, True)  # should it come back, it starts anew
         self.failures.pop(server, None)
+        self.seconds.pop(server, None)
         if connection := self._connections.pop(server, None):
             connection.close()

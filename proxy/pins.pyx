@@ -51,6 +51,7 @@ cdef void drop_pin(Core *core, Upstream *upstream) noexcept nogil:
     while upstream.head != NULL:
         request = upstream.head
         upstream.head = request.awaiting
+        upstream.server.awaited -= 1
         free_request_node(core, request)
     upstream.tail = NULL
     upstream.conn.output.start = upstream.conn.output.end

@@ -5,7 +5,7 @@ What happened is left in the connections' flags and in ``Core.ready``.
 """
 
 from libc.errno cimport EAGAIN, EINTR, errno
-from libc.stdint cimport uint32_t
+from libc.stdint cimport int64_t, uint32_t
 from libc.stdlib cimport free
 
 from posix.time cimport CLOCK_MONOTONIC, clock_gettime, timespec
@@ -50,10 +50,11 @@ cdef enum:
     MOST_ROOM = 1024 * 1024         # more than this is not read at once
 
 
-cdef void _now(Core *core) noexcept nogil:
+cdef int64_t _clock() noexcept nogil:
+    """ns on the monotonic clock."""
     cdef timespec time
     clock_gettime(CLOCK_MONOTONIC, &time)
-    core.now = time.tv_sec * 1000000000 + time.tv_nsec
+    return time.tv_sec * 1000000000 + time.tv_nsec
 
 
 cdef bint reactor_open(Core *core, int mailbox, Conn *mail) noexcept nogil:
@@ -61,7 +62,7 @@ cdef bint reactor_open(Core *core, int mailbox, Conn *mail) noexcept nogil:
     core.epoll = epoll_create1(EPOLL_CLOEXEC)
     if core.epoll < 0:
         return False
-    _now(core)
+    core.now = core.decided_from = _clock()
     mail.fd = mailbox
     mail.kind = MAILBOX
     return watch(core, mail)
@@ -152,7 +153,10 @@ cdef void flush(Core *core, Conn *conn) noexcept nogil:
                 return
             sent = 0
         else:
-            core.bytes_out += sent
+            if conn.kind == SESSION:
+                core.client_out += sent
+            else:
+                core.server_out += sent
             conn.sent += sent
             conn.wrote = core.now
         if <size_t>sent < size:
@@ -191,7 +195,10 @@ cdef void _gather(Core *core, Conn *conn) noexcept nogil:
     if got > 0:
         conn.input.end += got
         conn.heard = core.now
-        core.bytes_in += got
+        if conn.kind == SESSION:
+            core.client_in += got
+        else:
+            core.server_in += got
     elif got == 0:
         conn.flags |= ENDED | DEAF
         _interest(core, conn, EPOLL_CTL_MOD)
@@ -210,6 +217,8 @@ cdef void turn(Core *core, int timeout) noexcept nogil:
     cdef int count, n
     cdef Conn *conn
     cdef char counter[8]
+    cdef int64_t slept, began = _clock()
+    core.deciding += began - core.decided_from
     for i in range(core.dirty.count):
         conn = core.dirty.items[i]
         conn.flags &= ~DIRTY
@@ -221,8 +230,10 @@ cdef void turn(Core *core, int timeout) noexcept nogil:
     core.dead.count = 0
     if core.ready.count:
         timeout = 0
+    slept = _clock()
     count = epoll_wait(core.epoll, events, EVENTS, timeout)
-    _now(core)
+    core.now = _clock()
+    core.waiting += core.now - slept
     core.turns += 1
     for n in range(count):
         conn = <Conn *>events[n].data.ptr
@@ -237,3 +248,5 @@ cdef void turn(Core *core, int timeout) noexcept nogil:
             _fail(core, conn)
         elif events[n].events & (EPOLLIN | EPOLLERR | EPOLLHUP) and not conn.flags & FAILED:
             _gather(core, conn)
+    core.decided_from = _clock()
+    core.transferring += slept - began + core.decided_from - core.now

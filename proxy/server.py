@@ -426,8 +426,8 @@ class Server:
             read_timeout=self.config.proxy.read_timeout,
             accepted=self._accepted,
             rejected=self._rejected,
-            bytes_in=sum(total["bytes_in"] for total in totals),
-            bytes_out=sum(total["bytes_out"] for total in totals),
+            bytes_in=sum(total["client_in"] for total in totals),
+            bytes_out=sum(total["client_out"] for total in totals),
             blocked_clients=sum(worker.blocked(cluster) for worker in self._workers),
         )
 
@@ -534,19 +534,24 @@ class Server:
 
     def _state(self) -> ProcessState:
         clusters = []
-        for index, (config, thread) in enumerate(zip(self.config.clusters, self._topologies, strict=True)):
+        for config, thread, pinger in zip(self.config.clusters, self._topologies, self._pingers, strict=True):
             current = thread.current
             clusters.append(
                 ClusterState(
                     config.name,
-                    current.slots_covered if current else 0,
-                    time.monotonic() - thread.fetched_at if current else None,
-                    thread.changes,
-                    {str(server): count for server, count in self._pingers[index].failures.items()},
+                    slots_covered=current.slots_covered if current else 0,
+                    masters=len(current.masters) if current else 0,
+                    replicas=len(current.servers) - len(current.masters) if current else 0,
+                    fetched_seconds_ago=time.monotonic() - thread.fetched_at if current else None,
+                    topology_changes=thread.changes,
+                    ping_failures={str(server): count for server, count in pinger.failures.items()},
+                    ping_seconds={str(server): seconds for server, seconds in pinger.seconds.items()},
                 )
             )
         return ProcessState(
             clusters,
+            ready=not self._not_ready(),
+            max_connections=self.config.proxy.max_connections,
             accepted=self._accepted,
             rejected=self._rejected,
             accept_pauses=self._accept_pauses,

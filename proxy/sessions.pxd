@@ -1,6 +1,6 @@
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint64_t
 
-from proxy.model cimport Cluster, Core, Histogram, Request, Session
+from proxy.model cimport Cluster, Core, Request, Session
 
 cdef Session *open_session(Core *core, Cluster *cluster, int fd, uint64_t id) noexcept nogil
 cdef void close_session(Core *core, Session *session) noexcept nogil
@@ -23,4 +23,3 @@ cdef Request *first_leaf(Request *request) noexcept nogil
 cdef void wake(Core *core, Session *session) noexcept nogil
 cdef void leave_settling(Core *core, Session *session) noexcept nogil
 cdef size_t unread(const Session *session) noexcept nogil
-cdef void observe(Histogram *histogram, int64_t elapsed) noexcept nogil

@@ -9,16 +9,16 @@ A leaf is what can be in flight or parked: a request, or a part of a split one.
 
 from cpython.dict cimport PyDict_DelItem
 from cpython.ref cimport Py_DECREF
-from libc.stdint cimport int64_t, uint16_t, uint64_t
+from libc.stdint cimport uint16_t, uint64_t
 from libc.stdlib cimport free
 from libc.string cimport memset, strlen
 
 from proxy.buffers cimport append, length, release, resize
 from proxy.memory cimport too_much_waits
 from proxy.model cimport (
-    ANSWERED, AWAITED, BLOCKING, CLOSED, CLOSING, FAILED, IN_FLIGHT, LATENCY_BUCKETS, LEAVING,
+    ANSWERED, AWAITED, BLOCKING, CLOSED, CLOSING, FAILED, IN_FLIGHT, LEAVING,
     LINGERING, MUTED, NO_COMMAND_ID, NO_SLOT, OVERDUE, PARKED, PAUSED, REFUSED, SESSION, SPLIT,
-    STREAMED, Cluster, Core, Histogram, Request, Session,
+    STREAMED, Cluster, Core, Request, Session,
 )
 from proxy.pins cimport drop_pin
 from proxy.reactor cimport (
@@ -27,32 +27,11 @@ from proxy.reactor cimport (
 from proxy.requests cimport drop_saved, free_request_node, hold_reply, new_request, save_bytes
 from proxy.resp cimport free_request
 from proxy.split cimport drop_split, merge_parts
+from proxy.stats cimport code_of, observe, observe_width, refuse
 
 cdef extern from "sys/socket.h" nogil:
     enum: SHUT_WR
     int shutdown(int fd, int how)
-
-# Upper bounds of the latency histogram's buckets, µs; the last bucket has none. Overlord's four
-# (1, 2, 4 and 10 ms) are among them, so that its metric can be made of the same counts.
-LATENCY_BOUNDS = (
-    100, 250, 500, 1_000, 2_000, 4_000, 10_000, 25_000, 50_000, 100_000,
-    250_000, 500_000, 1_000_000, 2_500_000, 10_000_000,
-)
-
-cdef int64_t BOUNDS[LATENCY_BUCKETS - 1]
-for _i, _bound in enumerate(LATENCY_BOUNDS):
-    BOUNDS[_i] = _bound * 1000
-
-
-cdef void observe(Histogram *histogram, int64_t elapsed) noexcept nogil:
-    """Counts a duration, in ns."""
-    cdef int bucket = 0
-    while bucket < LATENCY_BUCKETS - 1 and elapsed > BOUNDS[bucket]:
-        bucket += 1
-    histogram.buckets[bucket] += 1
-    histogram.count += 1
-    histogram.nanoseconds += elapsed
-
 
 cdef Session *open_session(Core *core, Cluster *cluster, int fd, uint64_t id) noexcept nogil:
     cdef Session *session = <Session *>resize(NULL, sizeof(Session))
@@ -107,6 +86,7 @@ cdef void close_session(Core *core, Session *session) noexcept nogil:
         session.next.previous = session.previous
     core.sessions_closed += 1
     session.cluster.sessions -= 1
+    session.cluster.parked -= session.parked
     if session.client != NULL:
         _forget_client(core, session)
     close_conn(core, &session.conn)
@@ -218,6 +198,7 @@ cdef void respond(
     observe(&session.cluster.commands[command].latency, 0)
     if size and reply[0] == c'-':
         session.cluster.commands[command].errors += 1
+        session.cluster.errors[code_of(reply, size)] += 1
     if session.muted:
         return
     if session.head == NULL:
@@ -241,6 +222,7 @@ cdef void answered(Core *core, Request *request, const char *reply, size_t size)
     observe(&session.cluster.commands[request.command].latency, core.now - request.started)
     if size and reply[0] == c'-':
         session.cluster.commands[request.command].errors += 1
+        session.cluster.errors[code_of(reply, size)] += 1
     if request == session.head:
         _advance(core, session)
     _check_output(core, session)
@@ -287,6 +269,7 @@ cdef void finish(Core *core, Request *request) noexcept nogil:
         return
     if request.state == PARKED:
         session.parked -= 1
+        session.cluster.parked -= 1
         drop_saved(core, request)
     else:
         if session.parked and request.slot != NO_SLOT:
@@ -304,6 +287,8 @@ cdef void finish(Core *core, Request *request) noexcept nogil:
         while part != NULL:
             session.held -= part.reply_size
             part = part.next
+        if whole.split.count > 1:
+            observe_width(session.cluster, whole.split.count)
         merge_parts(core, whole)
         if whole.state == AWAITED:
             return
@@ -312,6 +297,7 @@ cdef void finish(Core *core, Request *request) noexcept nogil:
         request = whole
     if request.flags & REFUSED:
         session.cluster.commands[request.command].errors += 1
+        session.cluster.errors[request.code] += 1
     # Those who wait for data are not slow.
     observe(
         &session.cluster.commands[request.command].latency,
@@ -362,7 +348,7 @@ cdef void fail(Core *core, Request *request, const char *reply, size_t size) noe
             forget_reply(request)
             hold_reply(core, request, reply, size)
             session.held += size
-        request.flags |= REFUSED
+        refuse(request, reply, size)
     finish(core, request)
 
 
@@ -386,6 +372,7 @@ cdef void park(Core *core, Request *request, const char *data, size_t size) noex
     save_bytes(core, request, data, size)
     session.request_bytes += size
     session.parked += 1
+    session.cluster.parked += 1
     if not session.settling:
         session.settling = True
         session.next_settling = core.settling
@@ -432,10 +419,10 @@ cdef void _give_up_before(Core *core, Session *session, Request *request) noexce
     cdef Request *leaf = first_leaf(session.head)
     while leaf != request:
         if leaf.state == PARKED and leaf.slot == request.slot and leaf.hint == NULL:
-            leaf.flags |= REFUSED
             if leaf.reply_size == 0:
                 hold_reply(core, leaf, GIVEN_UP, strlen(GIVEN_UP))
                 session.held += leaf.reply_size
+            refuse(leaf, leaf.reply, leaf.reply_size)
             finish(core, leaf)
             leaf = first_leaf(session.head)     # the queue may have moved on
         else:

@@ -7,7 +7,7 @@ from libc.string cimport strlen
 from proxy.buffers cimport append, length
 from proxy.model cimport (
     BLOCKING, DIALING, IN_FLIGHT, LINGERING, OPEN, OVERDUE, PARKED, PAUSED, REFRESH_SILENCE, REFRESH_UNSERVED,
-    REFUSED, SPLIT, SUBSCRIBER, Cluster, Core, Request, Server, Session, Upstream,
+    SPLIT, SUBSCRIBER, Cluster, Core, Request, Server, Session, Upstream,
 )
 from proxy.requests cimport drop_saved
 from proxy.routing cimport route, server_for
@@ -15,6 +15,7 @@ from proxy.servers cimport want_refresh
 from proxy.sessions cimport (
     fail, finish, first_leaf, forget_reply, kill_session, leave_settling, next_leaf, wake,
 )
+from proxy.stats cimport refuse
 from proxy.subscribers cimport check_subscriber
 from proxy.upstreams cimport (
     begin_request, break_upstream, close_idle, end_request, send_asking, shed, unblock,
@@ -92,7 +93,7 @@ cdef void _tell_why(Core *core, Session *session, Request *leaf) noexcept nogil:
             text, sizeof(text), b"-OOM too much waits for %.300s already: memory_limit bounds it\r\n", name)
         fail(core, leaf, text, size)
     elif leaf.reply_size:
-        leaf.flags |= REFUSED
+        refuse(leaf, leaf.reply, leaf.reply_size)
         finish(core, leaf)
     elif not session.cluster.known:
         fail(core, leaf, UNKNOWN, strlen(UNKNOWN))
@@ -120,6 +121,7 @@ cdef void _send_again(Core *core, Session *session) noexcept nogil:
                 send_asking(core, upstream)
             forget_reply(leaf)
             session.parked -= 1
+            session.cluster.parked -= 1
             session.request_bytes -= leaf.size
             session.epoch = 0           # nothing new before this is answered
             append(begin_request(core, upstream, leaf), &core.pool, leaf.saved, leaf.size)

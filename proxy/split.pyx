@@ -15,6 +15,7 @@ from proxy.model cimport AWAITED, REFUSED, SPLIT, Core, Request, Split
 from proxy.requests cimport free_request_node, hold_reply
 from proxy.resp cimport SCAN_DONE, ReplyScan, Span, read_number, scan_reply
 from proxy.slots cimport SLOTS, key_slot
+from proxy.stats cimport refuse
 
 import logging
 
@@ -182,7 +183,7 @@ cdef void merge_parts(Core *core, Request *whole) noexcept nogil:
         part = part.next
     if part != NULL:
         hold_reply(core, whole, part.reply, part.reply_size)
-        whole.flags |= REFUSED
+        refuse(whole, part.reply, part.reply_size)
     else:
         if split.merge == MERGE_ARRAY:
             good = _merge_arrays(core, whole)
@@ -193,7 +194,7 @@ cdef void merge_parts(Core *core, Request *whole) noexcept nogil:
             good = True
         if not good:
             whole.reply_size = 0
-            whole.flags |= REFUSED
+            refuse(whole, BAD_PART, strlen(BAD_PART))
             hold_reply(core, whole, BAD_PART, strlen(BAD_PART))
     _free_parts(core, whole)
     drop_split(whole)
@@ -225,7 +226,7 @@ cdef void _combine(Core *core, Request *whole) noexcept with gil:
         core.goes_on = True
         return
     if reply[:1] == b"-":
-        whole.flags |= REFUSED
+        refuse(whole, reply, len(reply))
     hold_reply(core, whole, reply, len(reply))
 
 

@@ -15,7 +15,7 @@ from proxy.buffers cimport Buffer, append, length, release_if_empty
 from proxy.model cimport (
     AGAIN, BLOCKING, DIALING, DIRTY, EXEC, IDLE, IN_FLIGHT, INTERNAL, LATER, NO_COMMAND_ID, NO_SLOT,
     OPEN, READONLY, READY, REFRESH_CONNECTION, REFRESH_REDIRECTED, REFRESH_SERVER_STATE,
-    REFRESH_UNSERVED, REFUSED, RESTING, SLOW_BYTES, SLOW_ENTRIES, SPLIT, STREAMED, WATCH, Cluster,
+    REFRESH_UNSERVED, RESTING, SLOW_BYTES, SLOW_ENTRIES, SPLIT, STREAMED, WATCH, Cluster,
     Core, Request, Server, Session, SlowEntry, Upstream,
 )
 from proxy.pins cimport give_back
@@ -24,7 +24,8 @@ from proxy.replies cimport OK, null_array
 from proxy.requests cimport free_request_node, hold_reply, new_request
 from proxy.resp cimport SCAN_ERROR, SCAN_MORE, ScanStatus, read_number, scan_reply
 from proxy.servers cimport server_named, set_owner, upstream_for, want_refresh
-from proxy.sessions cimport deliver, fail, finish, forget_reply, observe, park
+from proxy.sessions cimport deliver, fail, finish, forget_reply, park
+from proxy.stats cimport observe, refuse
 
 cdef enum:
     ERROR_LENGTH = 65536            # the longest error reply a server may send
@@ -64,6 +65,7 @@ cdef void end_request(Core *core, Upstream *upstream, Request *request) noexcept
     else:
         upstream.tail.awaiting = request
     upstream.tail = request
+    upstream.server.awaited += 1
     if session != NULL:
         session.outstanding += 1
         session.request_bytes += request.size
@@ -221,6 +223,7 @@ cdef void _empty(Core *core, Upstream *upstream, const char *why) noexcept nogil
             session.epoch = 0
     while request != NULL:
         after = request.awaiting
+        upstream.server.awaited -= 1
         # A request whose last byte the kernel never took cannot have been executed.
         left = upstream.state == OPEN and request.position + request.size <= upstream.conn.sent
         if request.session == NULL:
@@ -480,12 +483,13 @@ cdef void read_replies(Core *core, Upstream *upstream) noexcept nogil:
                 leased = upstream.pinned and request.flags & (BLOCKING | EXEC)
                 position = request.position + request.size
                 upstream.head = request.awaiting
+                upstream.server.awaited -= 1
                 if upstream.head == NULL:
                     upstream.tail = NULL
                 if not request.flags & BLOCKING:
                     observe(&upstream.server.latency, core.now - request.sent)
                 if not _retry(core, upstream, request, data, used):
-                    request.flags |= REFUSED
+                    refuse(request, data, used)
                     deliver(core, request, data, used)
                     finish(core, request)
                 output.start = <size_t>(position - output.origin)
@@ -512,6 +516,7 @@ cdef void read_replies(Core *core, Upstream *upstream) noexcept nogil:
         upstream.failures = 0
         leased = upstream.pinned and request.flags & (BLOCKING | EXEC)
         upstream.head = request.awaiting
+        upstream.server.awaited -= 1
         if upstream.head == NULL:
             upstream.tail = NULL
         position = request.position + request.size

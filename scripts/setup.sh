@@ -59,6 +59,7 @@ if [ "$purpose" = test ]; then
     need 'command -v clang' clang
     need 'command -v node' nodejs
     need 'command -v npm' npm
+    need 'command -v promtool' prometheus
     need 'command -v tclsh' tcl
 fi
 install

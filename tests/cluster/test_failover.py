@@ -216,7 +216,7 @@ def test_connections_that_a_hung_server_keeps_waiting_hold_up_no_others(
         try:
             for wire in waiting:
                 wire.send(pack("BLPOP", "a", 0))
-            proxy.wait_for_metric("redis_proxy_bytes_in_total", 100 * len(pack("BLPOP", "a", 0)))
+            proxy.wait_for_metric("redis_proxy_received_bytes_total", 100 * len(pack("BLPOP", "a", 0)))
             assert free.ask("BLPOP", other, "0.01") == b"*-1\r\n"
         finally:
             hung.resume()

@@ -31,7 +31,7 @@ def test_what_is_in_flight_finishes_before_it_ends(new_cluster: Clusters, new_pr
         assert idle.ask("PING") == b"+PONG\r\n"
         slow.pause()
         busy.send(pack("INCR", "a"))
-        wait_until("the request is on its way", lambda: proxy.metric("redis_proxy_bytes_in_total") > 60)
+        wait_until("the request is on its way", lambda: proxy.metric("redis_proxy_received_bytes_total") > 60)
         proxy.process.send_signal(signal.SIGTERM)
         assert idle.ended()
         with pytest.raises(ConnectionRefusedError):
@@ -172,35 +172,6 @@ def test_keepalive_is_on_towards_clients(shared_proxy: ProxyProcess) -> None:
             if line[1].endswith(f":{shared_proxy.port:04X}") and line[2].endswith(f":{port:04X}")
         ]
         assert [line[5].split(":")[0] for line in ours] == ["02"]
-
-
-def test_metrics_by_cluster_and_command(new_proxy: Proxies, cluster: RedisCluster) -> None:
-    proxy = new_proxy(cluster)
-    with Wire(proxy.port) as wire:
-        wire.ask("SET", "m", "v")
-        wire.ask("GET", "m")
-        wire.ask("GET", "m")
-        wire.ask("LPUSH", "m", "x")
-        wire.ask("MGET", "m", "n", "o")
-        wire.ask("NOSUCH")
-        count = "redis_proxy_requests_total"
-        assert proxy.metric(count, cluster="lab", command="get") == 2
-        assert proxy.metric(count, cluster="lab", command="mget") == 1
-        assert proxy.metric("redis_proxy_request_errors_total", cluster="lab", command="lpush") == 1
-        assert proxy.metric("redis_proxy_request_duration_seconds_count", cluster="lab", command="get") == 2
-        assert 0 < proxy.metric("redis_proxy_request_duration_seconds_sum", cluster="lab", command="get") < 10
-        assert proxy.metric("overlord_proxy_conns", cluster="lab") == 1
-        assert proxy.metric("overlord_proxy_timer_count", cluster="lab") == 6
-        assert proxy.metric("overlord_proxy_handler_timer_count", cluster="lab") == 7
-        assert proxy.metric("redis_proxy_topology_slots_covered", cluster="lab") == 16384
-        assert proxy.metric("process_resident_memory_bytes") > 0
-        assert 'overlord_proxy_version{version="' in proxy.page("/metrics")
-
-
-def test_without_use_metrics_there_is_no_metrics_page(cluster: RedisCluster, new_proxy: Proxies) -> None:
-    proxy = new_proxy(cluster, proxy={"use_metrics": False})
-    assert "no such page" in proxy.page("/metrics")
-    assert json.loads(proxy.page("/healthz"))["ok"] is True
 
 
 def test_slow_requests_are_remembered_and_written(

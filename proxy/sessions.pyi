@@ -1,1 +1,0 @@
-LATENCY_BOUNDS: tuple[int, ...]
