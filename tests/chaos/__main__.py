@@ -11,6 +11,7 @@ Violations end it with status 1. Network namespaces need root.
 import argparse
 import json
 import random
+import shutil
 import sys
 import time
 from collections import Counter
@@ -51,8 +52,11 @@ class Result:
         return Result(self.verdict + other.verdict, self.faults + other.faults, self.errors + other.errors)
 
 
-def run(seconds: float, seed: int) -> Result:
-    """One round. Raises TimeoutError when the cluster itself does not become well again."""
+def run(seconds: float, seed: int, keep: Path | None) -> Result:
+    """One round. Raises TimeoutError when the cluster itself does not become well again.
+
+    What explains violations is copied to ``keep``.
+    """
     history = History()
     with ExitStack() as stack:
         network = stack.enter_context(Network(NETWORK, SUBNET))
@@ -70,6 +74,15 @@ def run(seconds: float, seed: int) -> Result:
             f"proxy {number}: Traceback" for number, proxy in enumerate(proxies) if "Traceback" in proxy.log()
         ]
         verdict.violations["bug in a proxy"] += nemesis.failed + bugs
+        if keep and not verdict.clean:
+            (keep / str(seed)).mkdir(parents=True)
+            (keep / str(seed) / "nemesis.log").write_text("\n".join(nemesis.log) + "\n")
+            lines = (f"{name}: {one}\n" for name, found in verdict.violations.items() for one in found)
+            (keep / str(seed) / "violations").write_text("".join(lines))
+            for number, proxy in enumerate(proxies):
+                (keep / str(seed) / f"proxy-{number}.log").write_text(proxy.log())
+            for node in cluster.nodes:
+                shutil.copytree(node.directory, keep / str(seed) / str(node.address))
     verdict.counts["connections made"] = clients.connects
     verdict.counts["replicas promoted"] = nemesis.promotions
     return Result(verdict, nemesis.faults, history.errors)
@@ -103,12 +116,13 @@ def main() -> int:
     parser.add_argument("--minutes", type=float, default=3, help="how long (default 3)")
     parser.add_argument("--seed", type=int, help="of all that is random (default: another each time)")
     parser.add_argument("--json", type=Path, help="also write every figure here")
+    parser.add_argument("--keep", type=Path, metavar="DIR", help="where to keep logs and files of violations")
     options = parser.parse_args()
     seed = random.randrange(1 << 30) if options.seed is None else options.seed
     say(f"seed {seed}")
     left, total = options.minutes * 60, Result()
     while left > 0:
-        one = run(min(left, ROUND), seed)
+        one = run(min(left, ROUND), seed, options.keep)
         left -= ROUND
         total += one
         requests, violations = one.verdict.counts["requests"], sum(map(len, one.verdict.violations.values()))

@@ -44,30 +44,38 @@ class Evidence:
     marks: dict[tuple[str, int], set[str]] = field(default_factory=lambda: defaultdict(set))
     """Of each write that was executed, by key and number."""
     counts: Counter[str] = field(default_factory=Counter)
-    """How often INCR was executed on a key, by the server that has seen most of them."""
+    """How often INCR was executed on a key, by the file that has most of them."""
     disorder: list[str] = field(default_factory=list)
-    """Writes of a key that one server has executed twice, or after a later one."""
+    """Writes of a key that a file has twice, or after a later one. (In two files one may be: a server that
+    follows another anew begins where that one is.)"""
 
     def of(self, key: str, number: int) -> set[str]:
         """Of one write; empty if it was not executed."""
         return self.marks.get((key, number), set())
 
-    def add(self, server: str, executions: Iterable[Execution]) -> None:
-        """What one server has executed, in its order."""
-        last: dict[str, int] = {}
-        counts = Counter[str]()
-        for key, number, mark in executions:
-            if not number:
-                counts[key] += 1
-                continue
-            self.marks[key, number].add(mark)
-            if number <= last.get(key, 0):
-                self.disorder.append(f"{server} executed write {number} of {key} after {last[key]}")
-            last[key] = number
-        self.counts |= counts
+    def add(self, server: str, files: Iterable[Iterable[Execution]]) -> None:
+        """What one server has executed, by its files, each in its order."""
+        for each in files:
+            counts = Counter[str]()
+            last: dict[str, int] = {}
+            for key, number, mark in each:
+                if not number:
+                    counts[key] += 1
+                    continue
+                self.marks[key, number].add(mark)
+                if number <= last.get(key, 0):
+                    self.disorder.append(f"{server} executed write {number} of {key} after {last[key]}")
+                last[key] = number
+            self.counts |= counts
 
 
-def executions(words: Sequence[bytes]) -> Iterator[Execution]:
+def executions(file: Path) -> Iterator[Execution]:
+    """What a file's commands have written."""
+    for command in commands(file):
+        yield from written(command)
+
+
+def written(words: Sequence[bytes]) -> Iterator[Execution]:
     """What one command of a file has written."""
     name = words[0].upper()
     if name == b"SET":
@@ -136,8 +144,7 @@ class Keeper(threading.Thread):
         self._look()
         made = Evidence()
         for name, kept in self._kept.items():
-            files = sorted(kept.values())
-            made.add(name, (each for file in files for words in commands(file) for each in executions(words)))
+            made.add(name, map(executions, kept.values()))
         return made
 
     def __enter__(self) -> "Keeper":

@@ -41,6 +41,8 @@ class Nemesis:
         self.promotions = 0
         self.failed: list[str] = []
         """Proxies that did not end as they should have."""
+        self.log: list[str] = []
+        """What was done, and when."""
 
     def rage(self, seconds: float) -> None:
         """Raises TimeoutError when the cluster does not become well again."""
@@ -63,10 +65,18 @@ class Nemesis:
         began, masters = time.monotonic(), self._masters()
         fault()
         self._cluster.wait_until_well()
-        promoted = len(self._masters() - masters)
-        self.promotions += promoted
+        promoted = self._masters() - masters
+        self.promotions += len(promoted)
         if promoted:
             self.circumstances.failovers.append(Window(began, time.monotonic()))
+        self._note(f"well; promoted: {', '.join(map(str, promoted)) or 'none'}")
+
+    def _note(self, what: str) -> None:
+        self.log.append(f"{time.time():.3f} {time.monotonic():.3f} {what}")
+
+    def _count(self, fault: str, whom: object) -> None:
+        self.faults[fault] += 1
+        self._note(f"{fault}: {whom}")
 
     def _masters(self) -> set[Address]:
         return {node.address for node in self._cluster.masters}
@@ -89,14 +99,14 @@ class Nemesis:
 
     def _kill(self) -> None:
         victim = self._victim()
-        self.faults["server killed (kill -9)"] += 1
+        self._count("server killed (kill -9)", victim.address)
         victim.kill()
         self._wait(self._rng.uniform(0, 4))
         victim.start()
 
     def _stop(self) -> None:
         victim = self._victim()
-        self.faults["server stopped (SIGSTOP)"] += 1
+        self._count("server stopped (SIGSTOP)", victim.address)
         victim.pause()
         try:
             self._wait(self._rng.uniform(0.1, 4))
@@ -105,7 +115,7 @@ class Nemesis:
 
     def _cut(self) -> None:
         victim = self._victim()
-        self.faults["server cut off the network"] += 1
+        self._count("server cut off the network", victim.address)
         victim.cut()
         try:
             self._wait(self._rng.uniform(0.1, 4))
@@ -116,7 +126,7 @@ class Nemesis:
         """A master goes on alone for a moment and dies: what it was told then is lost to the cluster."""
         master = self._rng.choice(self._cluster.masters)
         replica = self._cluster.replica_of(master)
-        self.faults["server killed while its replica was cut off"] += 1
+        self._count("server killed while its replica was cut off", master.address)
         replica.cut()
         try:
             self._wait(self._rng.uniform(0.1, 0.8))
@@ -129,14 +139,14 @@ class Nemesis:
     def _hand_over(self) -> None:
         master = self._rng.choice(self._cluster.masters)
         replica = self._cluster.replica_of(master)
-        self.faults["CLUSTER FAILOVER"] += 1
+        self._count("CLUSTER FAILOVER", replica.address)
         replica.call("CLUSTER", "FAILOVER")
         wait_until(f"{replica.address} is a master", lambda: replica.role() == "master")
 
     def _slow_down(self) -> None:
         """It runs a third of the time."""
         victim = self._victim()
-        self.faults["server slowed down"] += 1
+        self._count("server slowed down", victim.address)
         deadline = time.monotonic() + self._rng.uniform(0.5, 4)
         try:
             while time.monotonic() < deadline:
@@ -151,7 +161,7 @@ class Nemesis:
         for _ in range(self._rng.randint(1, 12)):
             source, target = self._rng.sample(self._cluster.masters, 2)
             slot = self._slot_of(source)
-            self.faults["slot moved"] += 1
+            self._count("slot moved", f"{slot}, {source.address} to {target.address}")
             for _ in self._cluster.move_slot(slot, target, batch=self._rng.choice((1, 10))):
                 self._wait(0.05)
 
@@ -179,11 +189,11 @@ class Nemesis:
         self.circumstances.interruptions[number].append(Window(began, time.monotonic() + AFTERMATH))
 
     def _terminate(self, number: int, proxy: ProxyProcess) -> None:
-        self.faults["proxy restarted (SIGTERM)"] += 1
+        self._count("proxy restarted (SIGTERM)", number)
         self._restart(number, proxy, signal.SIGTERM, 0)
 
     def _kill_proxy(self, number: int, proxy: ProxyProcess) -> None:
-        self.faults["proxy killed (kill -9)"] += 1
+        self._count("proxy killed (kill -9)", number)
         self._restart(number, proxy, signal.SIGKILL, -signal.SIGKILL)
 
     def _restart(self, number: int, proxy: ProxyProcess, by: signal.Signals, status: int) -> None:
@@ -194,13 +204,13 @@ class Nemesis:
         proxy.start()
         self._interrupt(number, began)
 
-    def _reload(self, _: int, proxy: ProxyProcess) -> None:
-        self.faults["proxy reloaded (SIGHUP)"] += 1
+    def _reload(self, number: int, proxy: ProxyProcess) -> None:
+        self._count("proxy reloaded (SIGHUP)", number)
         proxy.configure(cluster={"slowlog_slower_than": self._rng.randrange(1000)})
         proxy.process.send_signal(signal.SIGHUP)
 
-    def _suspend(self, _: int, proxy: ProxyProcess) -> None:
-        self.faults["proxy stopped (SIGSTOP)"] += 1
+    def _suspend(self, number: int, proxy: ProxyProcess) -> None:
+        self._count("proxy stopped (SIGSTOP)", number)
         proxy.process.send_signal(signal.SIGSTOP)
         time.sleep(self._rng.uniform(0.05, 1))
         proxy.process.send_signal(signal.SIGCONT)
@@ -209,7 +219,7 @@ class Nemesis:
         ids = [live.id for live in self._clients.live.values() if live.proxy == number]
         if not ids:
             return
-        self.faults["connection killed (CLIENT KILL)"] += 1
+        self._count("connection killed (CLIENT KILL)", number)
         began = time.monotonic()
         with (
             suppress(OSError, ReplyError),

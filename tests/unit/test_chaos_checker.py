@@ -8,7 +8,7 @@ import pytest
 
 from proxy.control import pack
 from tests.chaos.checker import VIOLATIONS, Circumstances, Verdict, Window, check
-from tests.chaos.evidence import Evidence, Execution, commands, executions
+from tests.chaos.evidence import Evidence, Execution, commands, written
 from tests.chaos.final import Final
 from tests.chaos.history import Closed, History, Kind, Outcome, Read, Write, number_in
 
@@ -44,8 +44,8 @@ class Run:
 
     def verdict(self) -> Verdict:
         evidence = Evidence()
-        evidence.add("one", self.executed)
-        evidence.add("another", self.elsewhere)
+        evidence.add("one", [self.executed])
+        evidence.add("another", [self.elsewhere])
         return check(self.history, evidence, self.final, self.circumstances)
 
     def found(self) -> dict[str, int]:
@@ -242,7 +242,7 @@ def test_a_value_of_another_key_is_seen() -> None:
     ],
 )
 def test_what_commands_of_a_file_have_written(words: Sequence[str], expected: list[Execution]) -> None:
-    assert list(executions([word.encode() for word in words])) == expected
+    assert list(written([word.encode() for word in words])) == expected
 
 
 def test_a_file_that_a_server_left_unfinished(tmp_path: Path) -> None:
