@@ -294,7 +294,17 @@ class ProxyConfig:
         "Log to standard output, the same as stdout; log_lv says how much.", False, top=True, restart=True
     )
     log: str = _text(
-        "File to log to; opened anew when logrotate has renamed it. Empty: none.", "", top=True, restart=True
+        "File to log to; opened anew when logrotate has renamed it, and at SIGUSR1. Empty: none.",
+        "",
+        top=True,
+        restart=True,
+    )
+    log_format: str = _text(
+        "How each record is written, in a line of its own: logfmt, which is key=value, or json.",
+        "logfmt",
+        top=True,
+        choices=("logfmt", "json"),
+        restart=True,
     )
     log_lv: int = _number(
         "How much to log: 0 to 2 what happens, 3 and more also each detail.", 0, top=True, alias="log_vl"

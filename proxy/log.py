@@ -1,9 +1,10 @@
-"""Logging of the process: one line a record, ``key=value``, written by a thread of its own.
+"""Logging of the process: one line a record, ``key=value`` or JSON, written by a thread of its own.
 
     time=2026-01-31T23:59:59.123Z level=warning logger=proxy.dialer thread=dialer_0 msg="can't connect"
 
 A thread that logs only puts the record in a queue. When the queue is full, because a disk or a pipe does
-not keep up, the record is dropped and counted: a worker never waits for its log.
+not keep up, the record is dropped and counted: a worker never waits for its log. What is written too often
+is left out and counted: see ``proxy.repeats``.
 """
 
 import copy
@@ -13,11 +14,16 @@ import os
 import queue
 import re
 import time
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from logging.handlers import QueueHandler, QueueListener, WatchedFileHandler
 from pathlib import Path
+from typing import Any
 
 from proxy.config import ProxyConfig
+from proxy.repeats import Repeats, kind_of
+
+log = logging.getLogger("proxy.log")
 
 CAPACITY = 10_000
 """Records that may wait to be written."""
@@ -39,10 +45,9 @@ def level(log_lv: int) -> int:
     return logging.DEBUG if log_lv >= 3 else logging.INFO
 
 
-class KeyValueFormatter(logging.Formatter):
-    """One line of ASCII. A value with spaces, quotes or anything odd in it is written as a JSON string."""
-
-    def format(self, record: logging.LogRecord) -> str:
+class _Formatter(logging.Formatter):
+    def pairs(self, record: logging.LogRecord) -> dict[str, str]:
+        """What is told of a record."""
         when = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(record.created))
         pairs = {
             "time": f"{when}.{int(record.msecs):03}Z",
@@ -53,11 +58,29 @@ class KeyValueFormatter(logging.Formatter):
         }
         if record.exc_info:
             pairs["exception"] = self.formatException(record.exc_info)
-        return " ".join(f"{key}={_quoted(value)}" for key, value in pairs.items())
+        return pairs
+
+
+class KeyValueFormatter(_Formatter):
+    """One line of ASCII. A value with spaces, quotes or anything odd in it is written as a JSON string."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return " ".join(f"{key}={_quoted(value)}" for key, value in self.pairs(record).items())
 
 
 def _quoted(value: str) -> str:
     return value if _PLAIN.fullmatch(value) else json.dumps(value)
+
+
+class JsonFormatter(_Formatter):
+    """One line of ASCII: a JSON object of strings."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return json.dumps(self.pairs(record))
+
+
+FORMATTERS: Mapping[str, type[logging.Formatter]] = {"logfmt": KeyValueFormatter, "json": JsonFormatter}
+"""By the values of the key ``log_format``."""
 
 
 class Console(logging.Handler):
@@ -92,8 +115,10 @@ class _Enqueue(QueueHandler):
 
     def prepare(self, record: logging.LogRecord) -> logging.LogRecord:
         """A copy that says what the arguments say now."""
+        kind = kind_of(record)
         record = copy.copy(record)
         record.msg, record.args = record.getMessage(), None
+        record.__dict__["kind"] = kind
         return record
 
     def enqueue(self, record: logging.LogRecord) -> None:
@@ -116,19 +141,40 @@ class _Write(QueueListener):
         self.waiting = waiting
         self.source = source
         self.failed = 0
+        self.reopen = False
+        """Set by others, who log something then: files are to be opened anew."""
         self._told = 0
+        self._repeats = Repeats()
+
+    def dequeue(self, block: bool) -> Any:
+        """The next record, or None at the end; while there is neither, what was left out is told in time."""
+        while True:
+            try:
+                return self.waiting.get(timeout=self._repeats.remaining(time.monotonic()))
+            except queue.Empty:
+                self._to_all(self._repeats.end(time.monotonic()))
 
     def handle(self, record: logging.LogRecord) -> None:
-        self._to_all(record)
+        if self.reopen:
+            self.reopen = False
+            self._reopen()
+        self._to_all(self._repeats.take(record.__dict__["kind"], record, time.monotonic()))
         if self.waiting.empty():
             self._tell()
 
-    def _to_all(self, record: logging.LogRecord) -> None:
+    def _reopen(self) -> None:
         for handler in self.handlers:
-            try:
-                handler.handle(record)
-            except Exception:  # disks fill, pipes break: nobody is left to be told
-                self.failed += 1
+            if isinstance(handler, _File):
+                with suppress(OSError):  # the next record tries again, and is counted if it fails
+                    handler.reopenIfNeeded()
+
+    def _to_all(self, records: Iterable[logging.LogRecord]) -> None:
+        for record in records:
+            for handler in self.handlers:
+                try:
+                    handler.handle(record)
+                except Exception:  # disks fill, pipes break: nobody is left to be told
+                    self.failed += 1
 
     def _tell(self) -> None:
         """Logs how many records were dropped since it was last said."""
@@ -138,7 +184,7 @@ class _Write(QueueListener):
                 f"{dropped - self._told} log records dropped: they came faster than they could be written"
             )
             self._told = dropped
-            self._to_all(logging.LogRecord("proxy.log", logging.WARNING, __file__, 0, message, None, None))
+            self._to_all([logging.LogRecord(log.name, logging.WARNING, __file__, 0, message, None, None)])
 
     def finish(self, patience: float) -> bool:
         """Writes what is waiting; False when that takes longer than ``patience`` seconds."""
@@ -152,6 +198,7 @@ class _Write(QueueListener):
             thread.join(max(0.0, deadline - time.monotonic()))
             if thread.is_alive():
                 return False
+        self._to_all(self._repeats.end(time.monotonic()))
         self._tell()
         for handler in self.handlers:
             with suppress(OSError):  # the last of it finds no room on a full disk
@@ -162,9 +209,15 @@ class _Write(QueueListener):
 class Logging:
     """The logging of this process, from ``setup`` until ``stop``."""
 
-    def __init__(self, handlers: list[logging.Handler], threshold: int, capacity: int = CAPACITY) -> None:
+    def __init__(
+        self,
+        handlers: list[logging.Handler],
+        threshold: int,
+        capacity: int = CAPACITY,
+        formatter: type[logging.Formatter] = KeyValueFormatter,
+    ) -> None:
         for handler in handlers:
-            handler.setFormatter(KeyValueFormatter())
+            handler.setFormatter(formatter())
         waiting: queue.Queue[logging.LogRecord | None] = queue.Queue(capacity)
         self._enqueue = _Enqueue(waiting)
         self._write = _Write(waiting, self._enqueue, handlers)
@@ -184,6 +237,11 @@ class Logging:
         """Records in the queue."""
         return self._write.waiting.qsize()
 
+    def reopen(self) -> None:
+        """Has the thread that writes open the file anew, if it has been renamed or removed."""
+        self._write.reopen = True
+        log.info("the log file is opened anew if it has been renamed")
+
     def stop(self, patience: float = PATIENCE) -> bool:
         """Ends logging; False when records are left that could not be written in ``patience`` seconds."""
         self._root.removeHandler(self._enqueue)
@@ -197,6 +255,12 @@ _running: Logging | None = None
 def dropped() -> int:
     """``dropped`` of the process's logging; 0 when there is none."""
     return _running.dropped if _running else 0
+
+
+def reopen() -> None:
+    """Opens the log file anew at once, not only with the next record."""
+    if _running:
+        _running.reopen()
 
 
 def configure(config: ProxyConfig) -> None:
@@ -217,5 +281,7 @@ def setup(config: ProxyConfig) -> Logging:
         handlers.append(_File(path, encoding="ascii", errors="backslashreplace"))
     if config.stdout or config.debug:
         handlers.append(Console(STDOUT))
-    _running = Logging(handlers or [Console(STDERR)], level(config.log_lv))
+    _running = Logging(
+        handlers or [Console(STDERR)], level(config.log_lv), formatter=FORMATTERS[config.log_format]
+    )
     return _running

@@ -46,6 +46,8 @@ from proxy.zones import Zones
 
 log = logging.getLogger("proxy.server")
 
+ENDING = frozenset({signal.SIGTERM, signal.SIGINT, signal.SIGQUIT})
+SIGNALS = ENDING | {signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2}
 TOO_MANY_CLIENTS = b"-ERR max number of clients reached\r\n"
 ACCEPTS_AT_ONCE = 64
 ACCEPT_PAUSE = 0.2
@@ -159,7 +161,7 @@ class Server:
         woken.setblocking(False)
         wake.setblocking(False)
         signal.set_wakeup_fd(woken.fileno(), warn_on_full_buffer=False)
-        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT, signal.SIGHUP, signal.SIGUSR2):
+        for number in SIGNALS:
             signal.signal(number, lambda *_: None)
         self._selector.register(wake, selectors.EVENT_READ)
         threading.excepthook = partial(self._thread_died, woken)
@@ -251,9 +253,11 @@ class Server:
         numbers = set(wake.recv(64))
         if signal.SIGHUP in numbers:
             self._reload()
+        if signal.SIGUSR1 in numbers:
+            logs.reopen()
         if signal.SIGUSR2 in numbers:
             self._withdraw()
-        asked = numbers & {signal.SIGTERM, signal.SIGINT, signal.SIGQUIT}
+        asked = numbers & ENDING
         if asked:
             self._ask_to_end(at_once=self._ending or asked != {signal.SIGTERM})
         return bool(asked)

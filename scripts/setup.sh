@@ -61,6 +61,7 @@ if [ "$purpose" = test ]; then
     need 'command -v npm' npm
     need 'command -v promtool' prometheus
     need 'command -v tclsh' tcl
+    need 'command -v logrotate || test -x /usr/sbin/logrotate' logrotate
 fi
 install
 if [ "$purpose" = test ]; then

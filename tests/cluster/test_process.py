@@ -207,6 +207,20 @@ def test_stacks_and_objects_at_the_pprof_address(cluster: RedisCluster, new_prox
     assert " proxy.worker.Worker\n" in proxy.page("/debug/pprof/objects")
 
 
+def test_sigusr1_opens_the_log_anew(cluster: RedisCluster, new_proxy: Proxies, tmp_path: Path) -> None:
+    path, moved = tmp_path / "proxy.log", tmp_path / "proxy.log.1"
+    proxy = new_proxy(cluster, top={"log": str(path), "log_format": "json"})
+    assert "listening on" in json.loads(path.read_text().splitlines()[0])["msg"]
+    path.rename(moved)
+    proxy.process.send_signal(signal.SIGUSR1)
+    wait_until("there is a new file", path.exists)
+    with Wire(proxy.port) as wire:
+        assert wire.ask("PING") == b"+PONG\r\n"
+    opened = [link.resolve() for link in Path(f"/proc/{proxy.pid}/fd").iterdir()]
+    assert path in opened
+    assert moved not in opened
+
+
 def test_connections_that_come_and_go_leave_nothing_behind(cluster: RedisCluster, new_proxy: Proxies) -> None:
     proxy = new_proxy(cluster, proxy={"threads": 1})
     failures: list[Exception] = []
