@@ -28,8 +28,9 @@ for kept in buffers:POOLED_BLOCKS requests:KEPT_REQUESTS; do
     sed -i "s/^\( *${kept#*:} =\) [0-9]*/\1 0/" "$file"
     grep -q "^ *${kept#*:} = 0" "$file" || { echo "asan: $file has no ${kept#*:}" >&2; exit 1; }
 done
+[ ! -d tests/clients/node_modules ] || ln -s "$PWD/tests/clients/node_modules" "$asan/tree/tests/clients/"
 # Other programs are not ours to check: they start without the runtime.
-for program in redis-server redis-cli redis-benchmark memtier_benchmark node npm; do
+for program in redis-server redis-cli redis-benchmark memtier_benchmark node npm promtool ps; do
     found=$(command -v "$program") || continue
     printf '#!/bin/sh\nunset LD_PRELOAD\nexec "%s" "$@"\n' "$found" >"$asan/bin/$program"
     chmod +x "$asan/bin/$program"

@@ -12,7 +12,7 @@ import redis
 
 from lab.processes import wait_until
 from lab.proxy_process import ProxyProcess
-from lab.redis_cluster import RedisCluster, RedisServer
+from lab.redis_cluster import Place, RedisCluster, RedisServer
 from proxy.control import pack
 from tests.cluster.wire import Wire
 
@@ -228,7 +228,7 @@ def test_the_configured_name_is_followed_to_another_cluster(
 ) -> None:
     """As when an endpoint's DNS record changes: here it is a hosts file of the proxy's own."""
     blue = new_cluster(masters=1, replicas=0)
-    green = new_cluster(masters=1, replicas=0, host="127.0.0.2", ports=[blue.nodes[0].port])
+    green = new_cluster(masters=1, replicas=0, places=[Place("127.0.0.2", blue.nodes[0].port)])
     hosts = tmp_path / "hosts"
     hosts.write_text("127.0.0.1 endpoint.test\n")
     proxy = new_proxy(
