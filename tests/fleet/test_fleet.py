@@ -181,6 +181,20 @@ def test_the_unit_is_hardened(fleet: Fleet) -> None:
     assert host.run("ps", "-o", "user=", "-p", str(pid(fleet, "proxy1"))).strip() == "redis-proxy"
 
 
+def test_a_log_that_is_a_file_is_rotated(fleet: Fleet, deploy: Any, first: Path) -> None:
+    host = fleet.hosts["proxy1"]
+    log, rotation = "/var/log/redis-proxy/proxy.log", "/etc/logrotate.d/redis-proxy"
+    arguments = ["--limit", "proxy1", "-e", json.dumps({"proxy_settings": {"log": log}})]
+    run = deploy("deploy", *arguments, proxy_source=first, fails=True)
+    assert "proxy1 has no logrotate" in run.output
+    host.run("ln", "-s", "/bin/true", "/usr/sbin/logrotate")  # whether it would rotate is tried in tests/unit
+    deploy("deploy", *arguments, proxy_source=first)
+    assert "listening on" in host.run("cat", log)
+    assert f"\n{log} {{\n    su redis-proxy redis-proxy\n" in host.run("cat", rotation)
+    deploy("deploy", "--limit", "proxy1", proxy_source=first)
+    assert "redis-proxy" not in host.run("ls", "/etc/logrotate.d")
+
+
 def test_limits_reach_the_process(fleet: Fleet, deploy: Any, first: Path) -> None:
     """65000 files where the machine grants them; otherwise all it grants, and the play has said how much."""
     host = fleet.hosts["proxy1"]
