@@ -152,16 +152,17 @@ class ProxyProcess(Started):
         if self.returncode is not None:
             raise RuntimeError(f"the proxy ended with status {self.returncode}:\n{self.log()}")
         try:
-            return self._get("/readyz")[0]
+            return self.get("/readyz")[0]
         except (urllib.error.URLError, ConnectionError):
             return 0
 
     def page(self, path: str) -> str:
-        return self._get(path)[1]
+        return self.get(path)[1]
 
-    def _get(self, path: str) -> tuple[int, str]:
+    def get(self, path: str, timeout: float = 5) -> tuple[int, str]:
+        """Status and text of a page."""
         try:
-            with urllib.request.urlopen(f"http://127.0.0.1:{self.stat_port}{path}", timeout=5) as page:
+            with urllib.request.urlopen(f"http://127.0.0.1:{self.stat_port}{path}", timeout=timeout) as page:
                 return page.status, page.read().decode()
         except urllib.error.HTTPError as error:
             return error.code, error.read().decode()

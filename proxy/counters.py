@@ -1,12 +1,27 @@
 """The shapes in which a data plane tells its counters."""
 
-from typing import TypedDict
+from typing import NamedTuple, TypedDict
 
 Histogram = tuple[int, int, list[int]]
 """Count, sum in ns, and counts per bucket: bounds are proxy.stats.LATENCY_BOUNDS, the last has none."""
 
 SlowEntry = tuple[int, int, int, int, int, str, int, bytes]
 """Number, session, age ns, total ns, waiting for the server ns, server, request size, its first bytes."""
+
+
+class UpstreamRow(NamedTuple):
+    """A connection to a server, or one that is being made or can't be made for now."""
+
+    server: str
+    number: int  # its place among its server's
+    kind: str  # shared, pinned (for one session at a time) or subscriber
+    resp: int
+    state: str  # dialing, open or resting: it can't be made for now
+    session: int  # that has a pinned one; 0: none has
+    waiting: int  # requests whose replies are awaited
+    waited: float  # seconds for the oldest of them
+    output: int  # bytes of them
+    failures: int  # dials and connections lost in a row
 
 
 class Snapshot(TypedDict):

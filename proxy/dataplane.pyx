@@ -15,9 +15,9 @@ from proxy.buffers cimport clear_pool, length, resize
 from proxy.dispatch cimport Dispatcher
 from proxy.eviction cimport relieve
 from proxy.model cimport (
-    CLOSED, ENDED, ERROR_CODES, FAILED, LATENCY_BUCKETS, MAX_COMMANDS, NO_REFRESH, NO_SERVER, OPEN, READY,
-    SLOTS, SLOW_BYTES, SLOW_ENTRIES, SUBSCRIBER, UPSTREAM, WIDTH_BUCKETS, Cluster, CommandStats, Conn, Core,
-    Histogram, Request, Server, Session, SlowEntry, Upstream,
+    CLOSED, ENDED, ERROR_CODES, FAILED, IDLE, LATENCY_BUCKETS, MAX_COMMANDS, NO_REFRESH, NO_SERVER, OPEN,
+    READY, SLOTS, SLOW_BYTES, SLOW_ENTRIES, SUBSCRIBER, UPSTREAM, WIDTH_BUCKETS, Cluster, CommandStats, Conn,
+    Core, Histogram, Request, Server, Session, SlowEntry, Upstream,
 )
 from proxy.reactor cimport reactor_close, reactor_open, turn
 from proxy.servers cimport free_server, server_named, set_replicas, subscriber_of
@@ -31,10 +31,13 @@ from proxy.upstreams cimport (
 import logging
 
 from proxy.answers.registry import SessionRow
+from proxy.counters import UpstreamRow
 from proxy.host import available_memory
 
 log = logging.getLogger("proxy.dataplane")
 
+# Kept in step with UpstreamState in model.pxd.
+STATES = ("idle", "dialing", "open", "resting")
 # Kept in step with ReadFrom in model.pxd.
 READ_FROM = ("master", "prefer_replica", "replica", "nearest")
 
@@ -426,6 +429,38 @@ cdef class DataPlane(Dispatcher):
                     blocked=session.blocked != NULL,
                     command=self.command_name(session.command)))
             session = session.next
+        return rows
+
+    def upstreams(self, int cluster) -> list:
+        """Connections to the servers of a cluster: see ``proxy.counters.UpstreamRow``."""
+        cdef Cluster *c = self.core.clusters[cluster]
+        cdef Upstream *upstream
+        cdef Request *request
+        cdef uint32_t i, n, waiting
+        rows = []
+        for i in range(c.server_count):
+            for n in range(c.servers[i].upstream_count):
+                upstream = c.servers[i].upstreams[n]
+                if upstream.state == IDLE:
+                    continue
+                waiting = 0
+                request = upstream.head
+                while request != NULL:
+                    waiting += 1
+                    request = request.awaiting
+                rows.append(UpstreamRow(
+                    server=upstream.server.name.decode(),
+                    number=n,
+                    kind=(
+                        "subscriber" if upstream.conn.kind == SUBSCRIBER
+                        else "pinned" if upstream.pinned else "shared"),
+                    resp=upstream.protocol,
+                    state=STATES[upstream.state],
+                    session=0 if upstream.session == NULL else upstream.session.id,
+                    waiting=waiting,
+                    waited=0.0 if waiting == 0 else (self.core.now - upstream.head.sent) / 1e9,
+                    output=length(&upstream.conn.output),
+                    failures=upstream.failures))
         return rows
 
     def kill(self, uint64_t id) -> bool:

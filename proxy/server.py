@@ -25,7 +25,7 @@ from prometheus_client import (
 )
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
 
-from proxy import __version__, reload, systemd
+from proxy import __version__, pprof, reload, systemd
 from proxy import log as logs
 from proxy.address import Address
 from proxy.answers import Facts, SlowRecord
@@ -39,7 +39,7 @@ from proxy.metrics import ClusterState, ProcessState, ProxyCollector
 from proxy.pinger import Pinger
 from proxy.pubsub import Tally
 from proxy.slowlog import SlowLogFile, report, slow_record
-from proxy.stat_server import Page, StatServer, json_page, object_counts, stack_of, thread_stacks
+from proxy.stat_server import Page, Query, Reply, StatServer, json_page
 from proxy.topology import Topology, TopologyThread
 from proxy.worker import Worker
 from proxy.zones import Zones
@@ -129,22 +129,18 @@ class Server:
             raise
 
     def _open_stat_servers(self) -> None:
+        names = [cluster.name for cluster in self.config.clusters]
         stat: dict[str, Page] = {
             "/readyz": self._readiness,
             "/healthz": self._health,
             "/status": self._status,
-            "/slowlog": lambda: json_page(
-                200, report([cluster.name for cluster in self.config.clusters], self._workers)
-            ),
+            "/slowlog": lambda _: json_page(200, report(names, self._workers)),
         }
         if self.config.proxy.use_metrics:
             stat["/metrics"] = self._metrics_page()
-        pprof: dict[str, Page] = {
-            "/debug/pprof/threads": thread_stacks,
-            "/debug/pprof/objects": object_counts,
-        }
+        debug = pprof.pages(names, self._workers)
         pages: dict[Address, dict[str, Page]] = {}
-        for address, part in ((self.config.proxy.stat, stat), (self.config.proxy.pprof, pprof)):
+        for address, part in ((self.config.proxy.stat, stat), (self.config.proxy.pprof, debug)):
             if address is not None:
                 pages.setdefault(address, {}).update(part)
         for address, part in pages.items():
@@ -236,7 +232,9 @@ class Server:
         for worker, turns in zip(self._workers, turning, strict=True):
             self._hangs[worker.number] = 0 if turns else self._hangs[worker.number] + 1
             if self._hangs[worker.number] == HUNG_AFTER:
-                log.error("%s makes no turns; it is at\n%s", worker.thread.name, stack_of(worker.thread))
+                log.error(
+                    "%s makes no turns; it is at\n%s", worker.thread.name, pprof.stack_of(worker.thread)
+                )
 
     def _thread_died(self, woken: socket.socket, died: threading.ExceptHookArgs) -> None:
         """Ends the process, in order, after a bug: without one of its threads it would be half dead."""
@@ -482,13 +480,13 @@ class Server:
             for worker in self._workers:
                 worker.eject(cluster, server, not alive)
 
-    def _health(self) -> tuple[int, str, bytes]:
+    def _health(self, _query: Query) -> Reply:
         """200 while the process works at all: restarting it would not help otherwise."""
         hung = [worker.thread.name for worker in self._workers if self._hangs[worker.number] >= HUNG_AFTER]
         wrong = dict.fromkeys(hung, "makes no turns")
         return json_page(503 if wrong else 200, {"ok": not wrong, "wrong": wrong})
 
-    def _readiness(self) -> tuple[int, str, bytes]:
+    def _readiness(self, _query: Query) -> Reply:
         """200 only while a client that connects now would be served."""
         wrong = self._not_ready()
         return json_page(503 if wrong else 200, {"ok": not wrong, "wrong": wrong})
@@ -509,7 +507,7 @@ class Server:
                 wrong[config.name] = f"{16384 - thread.current.slots_covered} slots have no server"
         return wrong
 
-    def _status(self) -> tuple[int, str, bytes]:
+    def _status(self, _query: Query) -> Reply:
         """What runs here, and by which configuration. Times are in seconds since 1970."""
         wrong = self._not_ready()
         return json_page(
@@ -534,7 +532,7 @@ class Server:
         registry.register(ProxyCollector(self._workers, self._state, lambda: self._table))
         for collector in (PROCESS_COLLECTOR, PLATFORM_COLLECTOR, GC_COLLECTOR):
             registry.register(collector)
-        return lambda: (200, CONTENT_TYPE_LATEST, generate_latest(registry))
+        return lambda _: (200, CONTENT_TYPE_LATEST, generate_latest(registry))
 
     def _state(self) -> ProcessState:
         clusters = []

@@ -1,61 +1,46 @@
 """The HTTP side: the pages at the ``stat`` address (/metrics, /readyz, …) and at ``pprof``."""
 
-import gc
 import json
 import logging
 import sys
 import threading
-import traceback
-from collections import Counter
 from collections.abc import Callable, Mapping
 from http.server import BaseHTTPRequestHandler
 from socket import AF_INET, AF_INET6
 from socketserver import ThreadingTCPServer
 from typing import Any
+from urllib.parse import parse_qsl
 
 from proxy.address import Address
 
 log = logging.getLogger("proxy.stat")
 
-Page = Callable[[], tuple[int, str, bytes]]
+Query = Mapping[str, str]
+Reply = tuple[int, str, bytes]
 """Status, content type and body."""
+Page = Callable[[Query], Reply]
 
 SLOW_READER = 10.0
 """Seconds after which a client of ours that neither sends nor takes anything is dropped."""
-
 
 MOST_READERS = 64
 """Clients at once; more are turned away. What asks here is a load balancer, Prometheus and some people."""
 
 
-def json_page(status: int, value: object) -> tuple[int, str, bytes]:
+class Refusal(Exception):  # noqa: N818
+    """A page that can't be had: the status, and what whoever asked is told."""
+
+    def __init__(self, status: int, why: str) -> None:
+        super().__init__(why)
+        self.status = status
+
+
+def json_page(status: int, value: object) -> Reply:
     return status, "application/json", json.dumps(value).encode() + b"\n"
 
 
-def thread_stacks() -> tuple[int, str, bytes]:
-    """Where every thread is now. A worker in its data plane shows the line that entered it."""
-    names = {thread.ident: thread.name for thread in threading.enumerate()}
-    text = []
-    for ident, frame in sys._current_frames().items():
-        text.append(f"thread {names.get(ident, '?')} ({ident})\n")
-        text.extend(traceback.format_stack(frame))
-        text.append("\n")
-    return 200, "text/plain; charset=utf-8", "".join(text).encode()
-
-
-def object_counts() -> tuple[int, str, bytes]:
-    """How many blocks of memory Python holds, and how many objects of each type that its collector knows."""
-    gc.collect()
-    counts = Counter(f"{type(one).__module__}.{type(one).__qualname__}" for one in gc.get_objects())
-    lines = [(sys.getallocatedblocks(), "blocks of memory")]
-    lines += [(count, name) for name, count in counts.most_common()]
-    return 200, "text/plain; charset=utf-8", "".join(f"{count} {name}\n" for count, name in lines).encode()
-
-
-def stack_of(thread: threading.Thread) -> str:
-    """Where a thread is now."""
-    frame = sys._current_frames().get(thread.ident or 0)
-    return "".join(traceback.format_stack(frame)).rstrip() if frame else "its end"
+def text_page(status: int, text: str) -> Reply:
+    return status, "text/plain; charset=utf-8", text.encode()
 
 
 class StatServer:
@@ -71,16 +56,19 @@ class StatServer:
             protocol_version = "HTTP/1.1"
 
             def do_GET(self) -> None:
-                page = pages.get(self.path.partition("?")[0])
+                path, _, query = self.path.partition("?")
+                page = pages.get(path)
                 if page is None:
                     known = "".join(f"{path}\n" for path in pages)
-                    status, kind, body = 404, "text/plain", f"no such page; there are:\n{known}".encode()
+                    status, kind, body = text_page(404, f"no such page; there are:\n{known}")
                 else:
                     try:
-                        status, kind, body = page()
+                        status, kind, body = page(dict(parse_qsl(query, keep_blank_values=True)))
+                    except Refusal as refusal:
+                        status, kind, body = text_page(refusal.status, f"{str(refusal).rstrip()}\n")
                     except Exception:
                         log.exception("page=%s", self.path)
-                        status, kind, body = 500, "text/plain", b"failed; the log says more\n"
+                        status, kind, body = text_page(500, "failed; the log says more\n")
                 self.send_response(status)
                 self.send_header("Content-Type", kind)
                 self.send_header("Content-Length", str(len(body)))

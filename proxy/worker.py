@@ -6,7 +6,9 @@ import socket
 import threading
 from collections import deque
 from collections.abc import Callable, Sequence
+from concurrent.futures import Future
 from functools import partial
+from typing import TypeVar
 
 from proxy import answers
 from proxy.address import Address
@@ -22,6 +24,8 @@ from proxy.reply import error
 from proxy.topology import Topology
 
 log = logging.getLogger("proxy.worker")
+
+T = TypeVar("T")
 
 # Why the data plane refuses a request; kept in step with Verdict in dispatch.pyx.
 UNKNOWN_COMMAND, UNKNOWN_SUBCOMMAND, WRONG_ARITY, NOT_SUPPORTED, SUBSCRIBED, DENIED = range(6)
@@ -69,6 +73,12 @@ class Worker:
         """Has the worker's thread call ``message`` at its next turn."""
         self._messages.append(message)
         os.eventfd_write(self._mailbox, 1)
+
+    def ask(self, question: Callable[[DataPlane], T]) -> Future[T]:
+        """What the worker's thread answers at its next turn."""
+        answer: Future[T] = Future()
+        self.post(partial(self._answer, question, answer))
+        return answer
 
     def pulse(self) -> bool:
         """Whether the worker has made a turn since this was last asked."""
@@ -133,6 +143,12 @@ class Worker:
                 message()
             except Exception:
                 log.exception("%r", message)
+
+    def _answer(self, question: Callable[[DataPlane], T], answer: Future[T]) -> None:
+        try:
+            answer.set_result(question(self.plane))
+        except Exception as error:  # whoever asked is told
+            answer.set_exception(error)
 
     def _configure(self, config: Config) -> None:
         self.config = config

@@ -47,6 +47,8 @@ class BuildError(Exception):
     """A release that can't be built; ``str()`` says why, and what would help."""
 
 
+EXTRA = "profile"
+"""Of pyproject.toml's optional-dependencies: hosts have no internet to get it when it is needed."""
 COUNTED = ("name", "requires-python", "dependencies", "scripts")
 """Of pyproject.toml's [project]."""
 
@@ -72,6 +74,7 @@ def digest_of(root: Path, constraints: Path) -> str:
     digest = hashlib.sha256()
     file = tomllib.loads((root / "pyproject.toml").read_text(encoding="utf-8"))
     project = {key: value for key, value in file["project"].items() if key in COUNTED}
+    project[EXTRA] = file["project"]["optional-dependencies"][EXTRA]
     for part in (file["build-system"], project, file["tool"]["setuptools"]):
         digest.update(json.dumps(part, sort_keys=True).encode())
     named = [(str(path.relative_to(root)), path) for path in sources(root)]
@@ -131,7 +134,7 @@ def download_dependencies(wheel: Path, python: str, machine: str, constraints: P
     run_pip(
         *("download", "--dest", str(directory), "--constraint", str(constraints)),
         *("--only-binary", ":all:", "--implementation", "cp", "--python-version", python),
-        *(*platforms, *abis, str(wheel), "pip"),
+        *(*platforms, *abis, f"{wheel}[{EXTRA}]", "pip"),
     )
 
 

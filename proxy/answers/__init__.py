@@ -31,6 +31,7 @@ from proxy.answers import (  # noqa: F401  # they register what they answer
     slow,
     subscriptions,
 )
+from proxy.answers.clients import session_line
 from proxy.answers.info import SECTIONS
 from proxy.answers.registry import (
     HANDLERS,
@@ -65,6 +66,7 @@ __all__ = [
     "SlowRecord",
     "answer",
     "refused",
+    "session_line",
     "slow_arguments",
     "unknown_command",
     "unknown_subcommand",

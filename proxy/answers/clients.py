@@ -122,7 +122,7 @@ def _client_trackinginfo(client: Client, _context: Context, _args: list[bytes]) 
 @answers("client|info", 2)
 def _client_info(client: Client, _context: Context, _args: list[bytes]) -> bytes:
     row = SessionRow(client, 0, 0, 0, 0, multi=-1, watching=False, blocked=False, command="client|info")
-    return verbatim(_line(row), client.protocol)
+    return verbatim(session_line(row), client.protocol)
 
 
 @answers("client|list", -2)
@@ -146,7 +146,7 @@ def _client_list(client: Client, context: Context, args: list[bytes]) -> Answer:
 
     def ask(plane: Plane) -> dict[int, str]:
         rows = plane.sessions(context.cluster)
-        return {row.client.id: _line(row) for row in rows if kind in (None, _type_of(row.client))}
+        return {row.client.id: session_line(row) for row in rows if kind in (None, _type_of(row.client))}
 
     def merge(results: list[dict[int, str]]) -> bytes:
         lines = {id_: line for result in results for id_, line in result.items()}
@@ -156,7 +156,7 @@ def _client_list(client: Client, context: Context, args: list[bytes]) -> Answer:
     return context.everywhere(ask, merge)
 
 
-def _line(row: SessionRow) -> str:
+def session_line(row: SessionRow) -> str:
     """A session as CLIENT LIST tells it; what there is no figure for is 0."""
     client = row.client
     return (

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from lab.processes import free_ports, wait_until
+from lab.processes import wait_until
 from lab.proxy_process import ProxyProcess
 from lab.redis_cluster import RedisCluster
 from proxy.control import pack
@@ -193,18 +193,6 @@ def test_slow_requests_are_remembered_and_written(
     assert second["Addr"] == str(cluster.master_of("slow").address)
     wait_until("both are in the file", lambda: path.read_text().count("\n") == 2)
     assert json.loads(path.read_text().splitlines()[1])["Cmd"] == ["GET", "slow"]
-
-
-def test_stacks_and_objects_at_the_pprof_address(cluster: RedisCluster, new_proxy: Proxies) -> None:
-    stat = free_ports(1)[0]
-    proxy = new_proxy(cluster, stat_port=stat, top={"pprof": f"127.0.0.1:{stat}"})
-    stacks = proxy.page("/debug/pprof/threads")
-    assert "thread MainThread" in stacks
-    assert "thread worker-0" in stacks
-    count, _, what = proxy.page("/debug/pprof/objects").splitlines()[0].partition(" ")
-    assert int(count) > 10_000
-    assert what == "blocks of memory"
-    assert " proxy.worker.Worker\n" in proxy.page("/debug/pprof/objects")
 
 
 def test_sigusr1_opens_the_log_anew(cluster: RedisCluster, new_proxy: Proxies, tmp_path: Path) -> None:

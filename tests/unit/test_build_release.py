@@ -46,6 +46,8 @@ def test_what_changes_a_release_and_what_does_not(tree: Path) -> None:
     pyproject.write_text(pyproject.read_text().replace('"hiredis>=3.2"', '"hiredis>=3.3"'))
     after = digest_of(tree, CONSTRAINTS)
     assert after != before
+    pyproject.write_text(pyproject.read_text().replace('"py-spy>=0.4"', '"py-spy>=0.5"'))
+    assert digest_of(tree, CONSTRAINTS) not in (before, after), "hosts get it too"
     (tree / "proxy" / "slots.pyx").write_text("# other code")
     assert digest_of(tree, CONSTRAINTS) not in (before, after)
 
