@@ -129,7 +129,7 @@ FLAGS: Mapping[str, tuple[Flag, ...]] = {
         Flag(("-slower-max-bytes",), "rotate the file at this size", "BYTES", (Options, "slower_max_bytes")),
         Flag(("-slower-backup-count",), "rotated files to keep", "N", (Options, "slower_backup_count")),
     ),
-    "not supported yet": (Flag(("-reload",), "Overlord's watch on the -cluster file"),),
+    "while serving": (Flag(("-reload",), "when the files change, read them again, as by SIGHUP"),),
 }
 
 
@@ -204,8 +204,6 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
 
 def configure(given: argparse.Namespace) -> tuple[Config, Options]:
     """Both files, with what flags override, and what only flags say. Raises ConfigError and UsageError."""
-    if given.reload:
-        raise UsageError("-reload: not supported yet; restart the process when the files have changed")
     if not given.cluster:
         raise UsageError("-cluster FILE is missing: it names the clusters to serve; --help tells more")
     values = [(flag.overrides, getattr(given, flag.dest)) for flag in ALL if flag.overrides]
@@ -291,6 +289,7 @@ def main(argv: Sequence[str]) -> int:
         faulthandler.enable()
         from proxy.server import serve  # checking the files needs nothing of the data plane
 
-        return serve(config, options, lambda: configure(given)[0])
+        files = [Path(file) for file in (given.cluster, given.conf) if file and given.reload]
+        return serve(config, options, lambda: configure(given)[0], files)
     finally:
         running.stop()

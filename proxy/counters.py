@@ -5,8 +5,8 @@ from typing import NamedTuple, TypedDict
 Histogram = tuple[int, int, list[int]]
 """Count, sum in ns, and counts per bucket: bounds are proxy.stats.LATENCY_BOUNDS, the last has none."""
 
-SlowEntry = tuple[int, int, int, int, int, str, int, bytes]
-"""Number, session, age ns, total ns, waiting for the server ns, server, request size, its first bytes."""
+SlowEntry = tuple[int, int, int, int, int, str, str, int, bytes]
+"""Number, session, age, total, waiting for the server (ns), server, client, request size, its first bytes."""
 
 
 class UpstreamRow(NamedTuple):

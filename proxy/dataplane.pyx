@@ -590,7 +590,7 @@ cdef class DataPlane(Dispatcher):
             if entry.sequence == number + 1 == c.slow[number % SLOW_ENTRIES].sequence:
                 found.append((
                     number + 1, entry.session, self.core.now - entry.ended, entry.total,
-                    entry.waiting, c.servers[entry.server].name.decode(), entry.size,
+                    entry.waiting, c.servers[entry.server].name.decode(), entry.client.decode(), entry.size,
                     entry.shown[:min(entry.size, <uint32_t>SLOW_BYTES)]))
         return found
 

@@ -9,6 +9,7 @@ the reply comes.
 from libc.stdint cimport int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 
 from proxy.buffers cimport Buffer, Pool
+from proxy.peers cimport PEER_BYTES
 from proxy.resp cimport ReplyScan, RequestLimits, RequestScan
 from proxy.slots cimport SLOTS
 
@@ -232,6 +233,7 @@ cdef struct SlowEntry:
     int64_t total           # ns
     int64_t waiting         # of it, from sending to the reply, ns
     uint16_t server
+    char client[PEER_BYTES]
     uint32_t size           # of the request; shown: min(size, SLOW_BYTES)
     char shown[SLOW_BYTES]
 

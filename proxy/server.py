@@ -11,7 +11,7 @@ import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -41,6 +41,7 @@ from proxy.pubsub import Tally
 from proxy.slowlog import SlowLogFile, report, slow_record
 from proxy.stat_server import Page, Query, Reply, StatServer, json_page
 from proxy.topology import Topology, TopologyThread
+from proxy.watched_files import WatchedFiles
 from proxy.worker import Worker
 from proxy.zones import Zones
 
@@ -67,13 +68,16 @@ STARTING_PATIENCE = 5.0
 class Server:
     """Everything one process runs."""
 
-    def __init__(self, config: Config, options: Options, load: Callable[[], Config]) -> None:
+    def __init__(
+        self, config: Config, options: Options, load: Callable[[], Config], watched: WatchedFiles
+    ) -> None:
         """Listens on every address; raises OSError when one can't be had.
 
-        ``load`` reads the configuration again; it raises ConfigError.
+        ``load`` reads the configuration again; it raises ConfigError. It is called when ``watched`` change.
         """
         self.config = config
         self._load = load
+        self._files = watched
         self._config_epoch, self._config_loaded = 1, time.time()
         self._reload_failed = False
         self._needs_restart: tuple[str, ...] = ()
@@ -215,6 +219,8 @@ class Server:
             if time.monotonic() >= next_tick:
                 next_tick = time.monotonic() + TICK
                 self._feed_watchdog()
+                if self._files.changed():
+                    self._reload()
 
     def _tell_when_ready(self) -> None:
         """READY once every cluster is known, or has been given time enough: clients are served anyway."""
@@ -572,10 +578,13 @@ def _notify(**state: str | int) -> None:
         log.warning("systemd can't be told %s: %s", ", ".join(state), error)
 
 
-def serve(config: Config, options: Options, load: Callable[[], Config]) -> int:
-    """Runs a proxy until it is told to end; ``load`` reads its files again. Returns the exit status."""
+def serve(config: Config, options: Options, load: Callable[[], Config], watched: Sequence[Path]) -> int:
+    """Runs a proxy until it is told to end; returns the exit status.
+
+    ``load`` reads its files again, by SIGHUP or when those that are ``watched`` change.
+    """
     try:
-        server = Server(config, options, load)
+        server = Server(config, options, load, WatchedFiles(watched))
     except OSError as error:
         print(f"redis-proxy: {error.strerror or error}", file=sys.stderr)
         return 1

@@ -33,7 +33,7 @@ class Worker(Protocol):
 
 
 def readable(cluster: str, entry: SlowEntry, now: datetime) -> dict[str, object]:
-    _, session, age, total, waiting, server, size, shown = entry
+    _, session, age, total, waiting, server, client, size, shown = entry
     return {
         "cluster": cluster,
         "CacheType": "redis_cluster",
@@ -43,6 +43,7 @@ def readable(cluster: str, entry: SlowEntry, now: datetime) -> dict[str, object]
         "RemoteDur": waiting,
         "WaitWriteDur": total - waiting,
         "Addr": server,
+        "Client": client,
         "Session": session,
         "Size": size,
     }
@@ -50,14 +51,14 @@ def readable(cluster: str, entry: SlowEntry, now: datetime) -> dict[str, object]
 
 def slow_record(worker: Worker, entry: SlowEntry, workers: int) -> SlowRecord:
     """An entry as SLOWLOG GET tells it; ``workers`` is how many there are, whose entries share the ids."""
-    number, session, age, total, _, _, _, shown = entry
+    number, session, age, total, _, _, address, _, shown = entry
     client = worker.client_of(session)
     return SlowRecord(
         id=number * workers + worker.number,
         when=time.time() - (age + total) / 1e9,
         duration=total // 1000,
         args=slow_arguments(shown),
-        address=client.address if client else "",
+        address=client.address if client else address,
         name=client.name if client else "",
     )
 

@@ -18,6 +18,7 @@ from proxy.model cimport (
     REFRESH_UNSERVED, RESTING, SLOW_BYTES, SLOW_ENTRIES, SPLIT, STREAMED, WATCH, Cluster,
     Core, Request, Server, Session, SlowEntry, Upstream,
 )
+from proxy.peers cimport write_peer
 from proxy.pins cimport give_back
 from proxy.reactor cimport close_conn, push_conn, watch, will_write
 from proxy.replies cimport OK, null_array
@@ -425,6 +426,7 @@ cdef void _note_slow(Core *core, Upstream *upstream, Request *request) noexcept 
     entry.total = core.now - request.started
     entry.waiting = core.now - request.sent
     entry.server = upstream.server.index
+    write_peer(request.session.conn.fd, entry.client)
     entry.size = request.size
     memcpy(
         entry.shown, output.data + (request.position - output.origin),

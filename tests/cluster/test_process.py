@@ -16,6 +16,7 @@ from lab.processes import wait_until
 from lab.proxy_process import ProxyProcess
 from lab.redis_cluster import RedisCluster
 from proxy.control import pack
+from proxy.reply import bulk
 from tests.cluster.wire import Wire
 
 Clusters = Callable[..., RedisCluster]
@@ -182,6 +183,8 @@ def test_slow_requests_are_remembered_and_written(
     with Wire(proxy.port) as wire:
         wire.ask("SET", "slow", "v" * 1000)
         wire.ask("GET", "slow")
+        client = "{}:{}".format(*wire.socket.getsockname())
+        assert bulk(client.encode()) in wire.ask("SLOWLOG", "GET")
     (part,) = json.loads(proxy.page("/slowlog"))
     first, second = part["entries"]
     assert part["cluster"] == "lab"
@@ -189,6 +192,7 @@ def test_slow_requests_are_remembered_and_written(
     assert first["Cmd"][2].startswith("vvv")
     assert first["Size"] == len(pack("SET", "slow", "v" * 1000))
     assert second["Cmd"] == ["GET", "slow"]
+    assert second["Client"] == client
     assert 1000 < second["RemoteDur"] <= second["TotalDur"] < 10e9
     assert second["Addr"] == str(cluster.master_of("slow").address)
     wait_until("both are in the file", lambda: path.read_text().count("\n") == 2)

@@ -29,6 +29,25 @@ def test_limits_change_without_dropping_a_connection(cluster: RedisCluster, new_
     assert "reload applies [proxy] max_connections, [proxy] max_arguments, cluster lab" in proxy.log()
 
 
+def test_files_that_change_are_read_without_being_told(cluster: RedisCluster, new_proxy: Proxies) -> None:
+    proxy = new_proxy(cluster, flags=["-reload"])
+    proxy.configure(proxy={"max_connections": 7})
+    wait_until("it is applied", lambda: proxy.metric("redis_proxy_max_connections") == 7)
+    proxy.cluster_file.write_text("[[clusters]]\nname = 3\n")
+    wait_until("it is refused", lambda: proxy.status()["reload_failed"])
+    proxy.configure(proxy={"max_connections": 8})
+    wait_until("the next is applied", lambda: proxy.metric("redis_proxy_max_connections") == 8)
+    assert proxy.status()["reload_failed"] is False
+
+
+def test_files_that_change_are_left_alone_otherwise(cluster: RedisCluster, new_proxy: Proxies) -> None:
+    watching, other = new_proxy(cluster, flags=["-reload"]), new_proxy(cluster)
+    for proxy in (other, watching):
+        proxy.configure(proxy={"max_connections": 7})
+    wait_until("the one has seen it", lambda: watching.metric("redis_proxy_max_connections") == 7)
+    assert other.metric("redis_proxy_max_connections") == 0
+
+
 def test_time_limits_change(cluster: RedisCluster, new_proxy: Proxies) -> None:
     proxy = new_proxy(cluster)
     with Wire(proxy.port) as wire:

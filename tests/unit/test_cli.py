@@ -149,11 +149,7 @@ def test_every_flag_of_overlord_is_there() -> None:
         (["-stat", "localhost"], "-stat: localhost: port 'localhost' is not a number in 1..65535"),
         (["-stat", "h:0"], "-stat: h:0: port 0 is not in 1..65535"),
         (["-log", "a\nb"], "-log: 'a\\nb': holds a character that can't be printed"),
-        (
-            ["-cluster", "conf_cluster.toml", "-reload"],
-            "-reload: not supported yet; restart the process when",
-        ),
-        (["-reload"], "-reload: not supported yet"),
+        (["-reload"], "-cluster FILE is missing"),
     ],
 )
 def test_flags_that_are_refused(capfd: pytest.CaptureFixture[str], argv: list[str], error: str) -> None:
