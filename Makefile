@@ -15,10 +15,10 @@ lab: $(VENV)/.lab
 lab-down:
 	@$(PYTHON) -m lab.fleet down
 
-# The quick ones first; then three at once, for most of what the others do is to wait.
+# The quick ones first; of the others, two at once.
 test: $(VENV)/.test
 	$(MAKE) --jobs=2 --output-sync=target lint unit
-	$(MAKE) --jobs=3 --output-sync=target fleet cluster chaos roles
+	$(MAKE) --jobs=2 --output-sync=target fleet cluster chaos roles
 
 lint: $(VENV)/.test
 	$(VENV)/bin/ruff check .

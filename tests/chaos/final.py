@@ -2,15 +2,17 @@
 
 from collections import defaultdict
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
 from lab.redis_cluster import RedisCluster
 from proxy.address import Address
-from proxy.control import Connection
+from proxy.control import Connection, ReplyError
 from proxy.slots import slot_of
 from tests.chaos.history import Kind, number_in
 
+ATTEMPTS = 5
 BATCH = 500
 """Keys asked for at once."""
 
@@ -28,7 +30,15 @@ class Final:
 
 
 def read(cluster: RedisCluster, kinds: Mapping[str, Kind]) -> Final:
-    """Asks the masters for these keys. Raises OSError or ReplyError."""
+    """Asks the masters for these keys, once they are well. Raises OSError, ReplyError or TimeoutError."""
+    for _ in range(ATTEMPTS - 1):
+        cluster.wait_until_well()
+        with suppress(OSError, ReplyError):  # a machine that is busy may cause another failover
+            return _read(cluster, kinds)
+    return _read(cluster, kinds)
+
+
+def _read(cluster: RedisCluster, kinds: Mapping[str, Kind]) -> Final:
     final = Final()
     for master, keys in _by_master(cluster, kinds).items():
         with Connection.open(master, timeout=30) as connection:
@@ -36,6 +46,8 @@ def read(cluster: RedisCluster, kinds: Mapping[str, Kind]) -> Final:
                 some = keys[start : start + BATCH]
                 replies = connection.pipeline([_request(key, kinds[key]) for key in some])
                 for key, reply in zip(some, replies, strict=True):
+                    if isinstance(reply, ReplyError):
+                        raise reply
                     try:
                         _note(final, key, kinds[key], reply)
                     except ValueError as error:

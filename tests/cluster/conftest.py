@@ -11,6 +11,8 @@ from lab.redis_cluster import RedisCluster, RedisServer
 from tests.cluster.hostile_server import MEBIBYTE, Hostile, HostileServer, proxy_before
 from tests.cluster.memory import resident
 
+BLIND = "blind"
+
 
 @pytest.fixture(scope="session")
 def cluster() -> Iterator[RedisCluster]:
@@ -63,8 +65,11 @@ def new_proxy() -> Iterator[Callable[..., ProxyProcess]]:
 
 @pytest.fixture(scope="module")
 def hostile_pair(cluster: RedisCluster) -> Iterator[Hostile]:
+    # The real servers tell this user nothing of slots: else they are believed while the hostile one is late.
+    for node in cluster.nodes:
+        node.call("ACL", "SETUSER", BLIND, "on", f">{BLIND}", "~*", "&*", "+@all", "-cluster|slots")
     with HostileServer(cluster) as server:
-        proxy = proxy_before(server)
+        proxy = proxy_before(server, user=BLIND)
         proxy.start()
         yield Hostile(server, proxy)
         log = proxy.log()

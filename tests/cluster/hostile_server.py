@@ -202,7 +202,8 @@ class Hostile(NamedTuple):
             )
 
 
-def proxy_before(server: HostileServer, *others: Address) -> ProxyProcess:
+def proxy_before(server: HostileServer, *others: Address, user: str = "") -> ProxyProcess:
+    """``user`` is the servers'; its name is its password, too."""
     return ProxyProcess(
         [*server.addresses, *others],
         proxy={"threads": 1, "output_pause": MEBIBYTE, "output_limit": 16 * MEBIBYTE},
@@ -211,6 +212,8 @@ def proxy_before(server: HostileServer, *others: Address) -> ProxyProcess:
             "ping_auto_eject": False,
             "node_connections": 1,
             "topology_interval": 200,
+            "redis_user": user,
+            "redis_auth": user,
         },
     )
 

@@ -1,10 +1,13 @@
 """What /metrics tells, and that Prometheus is content with it."""
 
+import re
 import subprocess
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
+from prometheus_client.parser import text_string_to_metric_families
 
 from lab.processes import wait_until
 from lab.proxy_process import ProxyProcess
@@ -14,6 +17,7 @@ from proxy.metrics import STATES
 from proxy.stats import CODES
 from tests.cluster.wire import Wire
 
+TEMPLATES = Path(__file__).parents[2] / "templates"
 Clusters = Callable[..., RedisCluster]
 Proxies = Callable[..., ProxyProcess]
 
@@ -164,6 +168,21 @@ def test_prometheus_has_nothing_to_say_against_it(proxy: ProxyProcess) -> None:
         if not line.startswith(("overlord_", "process_", "python_"))
     ]
     assert complaints == []
+
+
+@pytest.mark.parametrize("file", ["prometheus/redis-proxy.rules.yml", "grafana/redis-proxy.json"])
+def test_what_rules_and_dashboard_ask_for_is_there(proxy: ProxyProcess, file: str) -> None:
+    asked = set(re.findall(r"(?<![:\w])(?:redis_proxy|process)_[a-z_]+", (TEMPLATES / file).read_text()))
+    assert len(asked) > 10
+    with Wire(proxy.port) as wire:
+        wire.ask("GET", "a")
+    proxy.wait_for_metric("redis_proxy_server_ping_seconds", 1e-6)
+    there = {
+        sample.name
+        for family in text_string_to_metric_families(proxy.page("/metrics"))
+        for sample in family.samples
+    }
+    assert {one for one in asked if f"{one}_bucket" not in there} <= there
 
 
 def test_labels_are_not_clients_to_make_up(proxy: ProxyProcess) -> None:
