@@ -1,4 +1,4 @@
-"""What the benchmarks' commands have in common."""
+"""What commands have in common that run long and give figures: the benchmarks', and the chaos run's."""
 
 import argparse
 import json

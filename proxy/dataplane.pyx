@@ -15,11 +15,12 @@ from proxy.buffers cimport clear_pool, length, resize
 from proxy.dispatch cimport Dispatcher
 from proxy.eviction cimport relieve
 from proxy.model cimport (
-    CLOSED, ENDED, ERROR_CODES, FAILED, IDLE, LATENCY_BUCKETS, MAX_COMMANDS, NO_REFRESH, NO_SERVER, OPEN,
-    READY, SLOTS, SLOW_BYTES, SLOW_ENTRIES, SUBSCRIBER, UPSTREAM, WIDTH_BUCKETS, Cluster, CommandStats, Conn,
-    Core, Histogram, Request, Server, Session, SlowEntry, Upstream,
+    CLOSED, ENDED, FAILED, MAX_COMMANDS, NO_REFRESH, NO_SERVER, OPEN, READY, SLOTS, SLOW_ENTRIES,
+    SUBSCRIBER, UPSTREAM, Cluster, CommandStats, Conn, Core, Request, Server, Session, SlowEntry,
+    Upstream,
 )
 from proxy.reactor cimport reactor_close, reactor_open, turn
+from proxy.readings cimport slow_entries_of, snapshot_of, totals_of, upstream_rows
 from proxy.servers cimport free_server, server_named, set_replicas, subscriber_of
 from proxy.sessions cimport close_session, kill_session, open_session, push
 from proxy.settle cimport next_timeout, pause, settle, sweep
@@ -31,13 +32,10 @@ from proxy.upstreams cimport (
 import logging
 
 from proxy.answers.registry import SessionRow
-from proxy.counters import UpstreamRow
 from proxy.host import available_memory
 
 log = logging.getLogger("proxy.dataplane")
 
-# Kept in step with UpstreamState in model.pxd.
-STATES = ("idle", "dialing", "open", "resting")
 # Kept in step with ReadFrom in model.pxd.
 READ_FROM = ("master", "prefer_replica", "replica", "nearest")
 
@@ -433,35 +431,7 @@ cdef class DataPlane(Dispatcher):
 
     def upstreams(self, int cluster) -> list:
         """Connections to the servers of a cluster: see ``proxy.counters.UpstreamRow``."""
-        cdef Cluster *c = self.core.clusters[cluster]
-        cdef Upstream *upstream
-        cdef Request *request
-        cdef uint32_t i, n, waiting
-        rows = []
-        for i in range(c.server_count):
-            for n in range(c.servers[i].upstream_count):
-                upstream = c.servers[i].upstreams[n]
-                if upstream.state == IDLE:
-                    continue
-                waiting = 0
-                request = upstream.head
-                while request != NULL:
-                    waiting += 1
-                    request = request.awaiting
-                rows.append(UpstreamRow(
-                    server=upstream.server.name.decode(),
-                    number=n,
-                    kind=(
-                        "subscriber" if upstream.conn.kind == SUBSCRIBER
-                        else "pinned" if upstream.pinned else "shared"),
-                    resp=upstream.protocol,
-                    state=STATES[upstream.state],
-                    session=0 if upstream.session == NULL else upstream.session.id,
-                    waiting=waiting,
-                    waited=0.0 if waiting == 0 else (self.core.now - upstream.head.sent) / 1e9,
-                    output=length(&upstream.conn.output),
-                    failures=upstream.failures))
-        return rows
+        return upstream_rows(self.core.clusters[cluster])
 
     def kill(self, uint64_t id) -> bool:
         """See ``proxy.answers.registry.Plane``."""
@@ -519,41 +489,7 @@ cdef class DataPlane(Dispatcher):
 
     def snapshot(self, int cluster) -> dict:
         """Counters of a cluster; see ``proxy.counters.Snapshot``."""
-        cdef Cluster *c = self.core.clusters[cluster]
-        cdef Server *server
-        cdef uint32_t i, n
-        servers = []
-        for i in range(c.server_count):
-            server = c.servers[i]
-            if server.listed:
-                servers.append((
-                    server.name.decode(),
-                    sum([server.upstreams[n].state == OPEN for n in range(server.upstream_count)]),
-                    server.awaited, server.lost, server.refused, bool(server.ejected),
-                    _histogram(&server.latency)))
-        return {
-            "sessions": c.sessions,
-            "blocked": c.blocked,
-            "parked": c.parked,
-            "epoch": c.epoch,
-            "moved": c.moved,
-            "asked": c.asked,
-            "retried": c.retried,
-            "timeouts": c.timeouts,
-            "unknown_outcomes": c.unknown_outcomes,
-            "output_overflows": c.output_overflows,
-            "evicted": c.evicted,
-            "turned_away": c.turned_away,
-            "protocol_errors": c.protocol_errors,
-            "slow_requests": c.slow_count,
-            "errors": [c.errors[i] for i in range(ERROR_CODES)],
-            "widths": [c.widths[i] for i in range(WIDTH_BUCKETS)],
-            "parts": c.parts,
-            "commands": [
-                (i, c.commands[i].errors, _histogram(&c.commands[i].latency))
-                for i in range(MAX_COMMANDS) if c.commands[i].latency.count],
-            "servers": servers,
-        }
+        return snapshot_of(self.core.clusters[cluster])
 
     def client(self, uint64_t id) -> object:
         """What Python code knows of a session: a Client, or None."""
@@ -562,41 +498,9 @@ cdef class DataPlane(Dispatcher):
         return None if address is None else <object>(<Session *><size_t>address).client
 
     def totals(self) -> dict:
-        """Counters of the worker as a whole."""
-        return {
-            "turns": self.core.turns,
-            "client_in": self.core.client_in,
-            "client_out": self.core.client_out,
-            "server_in": self.core.server_in,
-            "server_out": self.core.server_out,
-            "waiting": self.core.waiting,
-            "transferring": self.core.transferring,
-            "deciding": self.core.deciding,
-            "buffer_bytes": self.core.pool.held,
-            "memory_limit": self.core.limits.memory,
-        }
+        """Counters of the worker as a whole; see ``proxy.counters.Totals``."""
+        return totals_of(&self.core)
 
     def slow_entries(self, int cluster, uint64_t after) -> list:
         """Slow requests numbered above ``after`` that are still remembered, oldest first."""
-        cdef Cluster *c = self.core.clusters[cluster]
-        cdef SlowEntry entry
-        cdef uint64_t number, count = c.slow_count
-        found = []
-        if c.slow == NULL:
-            return found
-        for number in range(max(after, count - SLOW_ENTRIES if count > SLOW_ENTRIES else 0), count):
-            memcpy(&entry, &c.slow[number % SLOW_ENTRIES], sizeof(SlowEntry))
-            # One that is being written, or has been written over since, is passed over.
-            if entry.sequence == number + 1 == c.slow[number % SLOW_ENTRIES].sequence:
-                found.append((
-                    number + 1, entry.session, self.core.now - entry.ended, entry.total,
-                    entry.waiting, c.servers[entry.server].name.decode(), entry.client.decode(), entry.size,
-                    entry.shown[:min(entry.size, <uint32_t>SLOW_BYTES)]))
-        return found
-
-
-cdef tuple _histogram(Histogram *histogram):
-    cdef int i
-    return (
-        histogram.count, histogram.nanoseconds,
-        [histogram.buckets[i] for i in range(LATENCY_BUCKETS)])
+        return slow_entries_of(self.core.clusters[cluster], after)

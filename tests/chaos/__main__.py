@@ -1,6 +1,6 @@
 """Has servers and proxies fail at random under load, and checks everything that clients were told.
 
-    python -m tests.chaos [--minutes N] [--seed S] [--json FILE]
+    python -m tests.chaos [--minutes N] [--seed S] [--keep DIR] [--json FILE]
 
 Three masters and three replicas, each in a network namespace of its own, two proxies on loopback, and
 clients of both. Each round, of three minutes at most, has servers and proxies of its own. At its end what
@@ -8,18 +8,16 @@ clients were told is compared with the append-only files of all servers and with
 Violations end it with status 1. Network namespaces need root.
 """
 
-import argparse
-import json
 import random
 import shutil
 import sys
-import time
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from bench.command_line import parser, say, write
 from lab.network import Network
 from lab.proxy_process import ProxyProcess
 from lab.redis_cluster import RedisCluster, places_in
@@ -70,22 +68,25 @@ def run(seconds: float, seed: int, keep: Path | None) -> Result:
             nemesis.rage(seconds)
         left = final.read(cluster, {write.key: write.kind for write in history.writes})
         verdict = check(history, keeper.evidence(), left, nemesis.circumstances)
-        bugs = [
-            f"proxy {number}: Traceback" for number, proxy in enumerate(proxies) if "Traceback" in proxy.log()
-        ]
+        logs = {f"proxy-{number}.log": proxy.log() for number, proxy in enumerate(proxies)}
+        bugs = [f"{name}: Traceback" for name, text in logs.items() if "Traceback" in text]
         verdict.violations["bug in a proxy"] += nemesis.failed + bugs
         if keep and not verdict.clean:
-            (keep / str(seed)).mkdir(parents=True)
-            (keep / str(seed) / "nemesis.log").write_text("\n".join(nemesis.log) + "\n")
-            lines = (f"{name}: {one}\n" for name, found in verdict.violations.items() for one in found)
-            (keep / str(seed) / "violations").write_text("".join(lines))
-            for number, proxy in enumerate(proxies):
-                (keep / str(seed) / f"proxy-{number}.log").write_text(proxy.log())
-            for node in cluster.nodes:
-                shutil.copytree(node.directory, keep / str(seed) / str(node.address))
+            copy(keep / str(seed), verdict, {"nemesis.log": "\n".join(nemesis.log), **logs}, cluster)
     verdict.counts["connections made"] = clients.connects
     verdict.counts["replicas promoted"] = nemesis.promotions
     return Result(verdict, nemesis.faults, history.errors)
+
+
+def copy(directory: Path, verdict: Verdict, logs: Mapping[str, str], cluster: RedisCluster) -> None:
+    """Keeps the violations of a round and what may explain them: logs, and the servers' files."""
+    directory.mkdir(parents=True)
+    lines = (f"{name}: {one}\n" for name, found in verdict.violations.items() for one in found)
+    (directory / "violations").write_text("".join(lines))
+    for name, text in logs.items():
+        (directory / name).write_text(text)
+    for node in cluster.nodes:
+        shutil.copytree(node.directory, directory / str(node.address))
 
 
 def report(result: Result) -> str:
@@ -108,16 +109,13 @@ def report(result: Result) -> str:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(
-        prog="python -m tests.chaos",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+    arguments = parser("tests.chaos", __doc__)
+    arguments.add_argument("--minutes", type=float, default=3, help="how long (default 3)")
+    arguments.add_argument("--seed", type=int, help="of all that is random (default: another each time)")
+    arguments.add_argument(
+        "--keep", type=Path, metavar="DIR", help="where to keep logs and files of violations"
     )
-    parser.add_argument("--minutes", type=float, default=3, help="how long (default 3)")
-    parser.add_argument("--seed", type=int, help="of all that is random (default: another each time)")
-    parser.add_argument("--json", type=Path, help="also write every figure here")
-    parser.add_argument("--keep", type=Path, metavar="DIR", help="where to keep logs and files of violations")
-    options = parser.parse_args()
+    options = arguments.parse_args()
     seed = random.randrange(1 << 30) if options.seed is None else options.seed
     say(f"seed {seed}")
     left, total = options.minutes * 60, Result()
@@ -132,8 +130,7 @@ def main() -> int:
                 say(f"    {name}: {each}")
         seed += 1
     print(report(total))
-    if options.json:
-        options.json.write_text(json.dumps(as_json(total, options.minutes), indent=1) + "\n")
+    write(as_json(total, options.minutes), options.json)
     return 0 if total.verdict.clean else 1
 
 
@@ -147,11 +144,6 @@ def as_json(result: Result, minutes: float) -> dict[str, object]:
         "lost by the cluster": result.verdict.lost_by_cluster,
         "violations": {name: len(found) for name, found in result.verdict.violations.items()},
     }
-
-
-def say(text: str) -> None:
-    """Progress, on standard error."""
-    print(f"{time.strftime('%H:%M:%S')} {text}", file=sys.stderr, flush=True)
 
 
 if __name__ == "__main__":

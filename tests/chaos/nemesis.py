@@ -41,6 +41,7 @@ class Nemesis:
         self.circumstances = Circumstances()
         self.faults = Counter[str]()
         self.promotions = 0
+        """Of replicas, so far."""
         self._well_at = time.monotonic()
         self.failed: list[str] = []
         """Proxies that did not end as they should have."""

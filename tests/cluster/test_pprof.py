@@ -64,7 +64,8 @@ def test_stacks_and_objects(proxy: ProxyProcess) -> None:
     assert "thread worker-0" in stacks
     objects = ok(proxy, "objects")
     count, _, what = objects.splitlines()[0].partition(" ")
-    assert int(count) > 10_000
+    uncounted = sys.getallocatedblocks() == 0  # as with PYTHONMALLOC=malloc
+    assert int(count) > 10_000 or uncounted
     assert what == "blocks of memory"
     assert " proxy.worker.Worker\n" in objects
 
